@@ -1,0 +1,288 @@
+/**
+ * Every setting: one schema, the only reader of the environment.
+ *
+ * Gateway and runner read the same file on an installed machine, so that an unknown `NOX_*` name is judged
+ * against all settings by both. docs/configuration.md repeats this table; test/unit/docs.test.ts holds it to it.
+ */
+import { availableParallelism } from 'node:os';
+import { LIMIT_NAMES, LIMITS, type LimitRow, type Limits } from './protocol/limits.ts';
+
+const MIB = 1024 * 1024;
+
+interface Common {
+  readonly meaning: string;
+  readonly secret?: true;
+}
+interface NumberSetting extends Common {
+  readonly kind: 'number';
+  readonly unit: 'seconds' | 'bytes' | 'count';
+  readonly default: number;
+  readonly minimum: number;
+  readonly maximum: number;
+}
+interface TextSetting extends Common {
+  readonly kind: 'text';
+  readonly default: string;
+  readonly pattern?: RegExp;
+  /** What the pattern means, for the message. */
+  readonly shape?: string;
+}
+export type Setting = NumberSetting | TextSetting;
+
+const ABSOLUTE = /^(\/[^/\0]+)+$/;
+const SWITCH = /^(on|off)$/;
+
+export const SETTINGS = {
+  NOX_API_TOKEN: {
+    kind: 'text',
+    default: '',
+    secret: true,
+    pattern: /^[\x21-\x7e]{0,512}$/,
+    shape: 'at most 512 printable ASCII characters without spaces',
+    meaning: 'The bearer token. Required by the gateway; the runner neither needs nor reads it',
+  },
+  NOX_SANDBOX: {
+    kind: 'text',
+    default: '/home/nox/nox/sandbox',
+    pattern: ABSOLUTE,
+    shape: 'an absolute path',
+    meaning: 'The default workspace',
+  },
+  NOX_BIND_ADDR: {
+    kind: 'text',
+    default: '127.0.0.1',
+    pattern: /^[0-9A-Za-z.:%_-]+$/,
+    shape: 'an address or a host name',
+    meaning: 'Address on which the gateway listens',
+  },
+  NOX_PORT: {
+    kind: 'number',
+    unit: 'count',
+    default: 8080,
+    minimum: 0,
+    maximum: 65_535,
+    meaning: 'Port on which the gateway listens; 0 takes a free one',
+  },
+  NOX_RUNNER_SOCKET: {
+    kind: 'text',
+    default: '/run/nox-runner/runner.sock',
+    pattern: ABSOLUTE,
+    shape: 'an absolute path',
+    meaning: 'Socket between gateway and runner, where they are two processes',
+  },
+  NOX_PYTHON: {
+    kind: 'text',
+    default: '',
+    pattern: ABSOLUTE,
+    shape: 'an absolute path',
+    meaning:
+      'Python of the runs, in /usr or in a virtual environment. Default: /opt/nox/.venv/bin/python3 if it is there, else /usr/bin/python3',
+  },
+  NOX_PYTHON_JIT: {
+    kind: 'text',
+    default: 'off',
+    pattern: SWITCH,
+    shape: 'on or off',
+    meaning: 'on lets /run_py map memory that is writable and executable (numba, torch.compile need it)',
+  },
+  NOX_CGROUP: {
+    kind: 'text',
+    default: 'auto',
+    pattern: /^(auto|required|off)$/,
+    shape: 'auto, required or off',
+    meaning:
+      'Limits by cgroup v2: where it can be had (auto), or refuse to start (required), or rlimits and a watcher (off)',
+  },
+  NOX_RUN_UID: {
+    kind: 'number',
+    unit: 'count',
+    default: 60_600,
+    minimum: 1,
+    maximum: 4_294_967_293,
+    meaning: 'User and group id that a server started as root takes on before it does anything else',
+  },
+  NOX_FORBIDDEN: {
+    kind: 'text',
+    default: 'rm reboot shutdown mkfs dd mount umount kill pkill sudo',
+    meaning: 'First words that /run_sh refuses, separated by spaces; empty: none',
+  },
+  NOX_SLOTS: {
+    kind: 'number',
+    unit: 'count',
+    default: Math.max(2, availableParallelism()),
+    minimum: 1,
+    maximum: 1024,
+    meaning: 'Runs at one time. Default: the number of cores, at least 2',
+  },
+  NOX_QUEUE: {
+    kind: 'number',
+    unit: 'count',
+    default: 128,
+    minimum: 0,
+    maximum: 100_000,
+    meaning: 'Runs that may wait for a slot; one more is refused with 429 `queue_full`',
+  },
+  NOX_QUEUE_WAIT: {
+    kind: 'number',
+    unit: 'seconds',
+    default: 60,
+    minimum: 0.1,
+    maximum: 86_400,
+    meaning: 'How long a run may wait for a slot before it is refused with 503 `queue_timeout`',
+  },
+  NOX_MAX_BODY: {
+    kind: 'number',
+    unit: 'bytes',
+    default: 8 * MIB,
+    minimum: 1024,
+    maximum: 256 * MIB,
+    meaning: 'Size of a JSON body',
+  },
+  NOX_MAX_UPLOAD: {
+    kind: 'number',
+    unit: 'bytes',
+    default: 1024 * MIB,
+    minimum: 1024,
+    maximum: 16_384 * 1024 * MIB,
+    meaning: 'Size of an uploaded file',
+  },
+  NOX_LOG_LEVEL: {
+    kind: 'text',
+    default: 'info',
+    pattern: /^(fatal|error|warn|info|debug|trace|silent)$/,
+    shape: 'fatal, error, warn, info, debug, trace or silent',
+    meaning: 'The least severe log line that is written',
+  },
+  ...limitSettings(),
+} as const satisfies Record<string, Setting>;
+
+function limitSettings(): Record<(typeof LIMITS)[keyof typeof LIMITS]['setting'], NumberSetting> {
+  const entries = LIMIT_NAMES.map((name) => {
+    const row: LimitRow = LIMITS[name];
+    return [row.setting, { kind: 'number', ...row }] as const;
+  });
+  // The entries are the rows of LIMITS, whose names the return type lists.
+  return Object.fromEntries(entries) as unknown as ReturnType<typeof limitSettings>;
+}
+
+export type SettingName = keyof typeof SETTINGS;
+const NAMES = Object.keys(SETTINGS) as SettingName[];
+
+export interface Config {
+  readonly token: string;
+  readonly sandbox: string;
+  readonly bindAddress: string;
+  readonly port: number;
+  readonly runnerSocket: string;
+  readonly python: string;
+  readonly pythonJit: boolean;
+  readonly cgroup: 'auto' | 'required' | 'off';
+  readonly runUid: number;
+  readonly forbidden: readonly string[];
+  readonly slots: number;
+  readonly queue: number;
+  readonly queueWaitSeconds: number;
+  readonly maxBodyBytes: number;
+  readonly maxUploadBytes: number;
+  readonly logLevel: string;
+  readonly limits: Limits;
+}
+
+/** Thrown for settings that cannot be used; the message lists every fault, one a line. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+type Values = Record<SettingName, string | number>;
+export type Defaults = Partial<Record<SettingName, string>>;
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Which process reads the settings: only the one that faces the network needs the token. */
+export type Role = 'gateway' | 'runner';
+
+/**
+ * @param env where `NOX_*` names are looked up; other names are ignored
+ * @param defaults what the caller knows better than the schema (a development server's own paths)
+ * @throws ConfigError naming each unknown name, bad value and missing requirement
+ */
+export function parseConfig(role: Role, env: Environment, defaults: Defaults = {}): Config {
+  const faults: string[] = [];
+  for (const name of Object.keys(env)) {
+    if (name.startsWith('NOX_') && !Object.hasOwn(SETTINGS, name)) {
+      faults.push(`${name}: no such setting; docs/configuration.md lists them`);
+    }
+  }
+  const values = Object.fromEntries(
+    NAMES.map((name) => [name, parseSetting(name, env[name] ?? defaults[name], faults)]),
+  ) as Values;
+  if (role === 'gateway' && values.NOX_API_TOKEN === '') {
+    faults.push('NOX_API_TOKEN: missing or empty; set it to a secret of your own, for example from `openssl rand -hex 32`');
+  }
+  if (faults.length > 0) throw new ConfigError(faults.join('\n'));
+  return assemble(values);
+}
+
+function parseSetting(name: SettingName, text: string | undefined, faults: string[]): string | number {
+  const setting: Setting = SETTINGS[name];
+  if (text === undefined) return setting.default;
+  if (setting.kind === 'text') {
+    if (setting.pattern !== undefined && !setting.pattern.test(text)) {
+      const shown = setting.secret === true ? `a value of ${String(text.length)} characters` : JSON.stringify(text);
+      faults.push(`${name}: ${shown} is not ${setting.shape ?? 'valid'}`);
+    }
+    return text;
+  }
+  const number = parseNumber(text, setting.unit);
+  if (number === undefined || number < setting.minimum || number > setting.maximum) {
+    const suffix = setting.unit === 'bytes' ? ' bytes (K, M, G, T for powers of 1024)' : ` ${setting.unit}`;
+    const range = `${String(setting.minimum)} to ${String(setting.maximum)}`;
+    faults.push(`${name}: ${JSON.stringify(text)} is not a number from ${range}${suffix}`);
+    return setting.default;
+  }
+  return number;
+}
+
+const FACTOR: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+
+function parseNumber(text: string, unit: NumberSetting['unit']): number | undefined {
+  const shape = { seconds: /^(\d+(?:\.\d+)?)()$/, count: /^(\d+)()$/, bytes: /^(\d+)([KMGT]?)$/ }[unit];
+  const match = shape.exec(text);
+  return match === null ? undefined : Number(match[1]) * (FACTOR[match[2] ?? ''] ?? Number.NaN);
+}
+
+function assemble(values: Values): Config {
+  const text = (name: SettingName) => String(values[name]);
+  const number = (name: SettingName) => Number(values[name]);
+  return {
+    token: text('NOX_API_TOKEN'),
+    sandbox: text('NOX_SANDBOX'),
+    bindAddress: text('NOX_BIND_ADDR'),
+    port: number('NOX_PORT'),
+    runnerSocket: text('NOX_RUNNER_SOCKET'),
+    python: text('NOX_PYTHON'),
+    pythonJit: text('NOX_PYTHON_JIT') === 'on',
+    cgroup: text('NOX_CGROUP') as Config['cgroup'],
+    runUid: number('NOX_RUN_UID'),
+    forbidden: text('NOX_FORBIDDEN').split(/\s+/).filter(Boolean),
+    slots: number('NOX_SLOTS'),
+    queue: number('NOX_QUEUE'),
+    queueWaitSeconds: number('NOX_QUEUE_WAIT'),
+    maxBodyBytes: number('NOX_MAX_BODY'),
+    maxUploadBytes: number('NOX_MAX_UPLOAD'),
+    logLevel: text('NOX_LOG_LEVEL'),
+    limits: Object.fromEntries(LIMIT_NAMES.map((name) => [name, number(LIMITS[name].setting)])) as Limits,
+  };
+}
+
+/** What is in force, one `NAME=value` a line, secrets hidden: the answer of `--check-config`. */
+export function describeConfig(env: Environment, defaults: Defaults = {}): string {
+  return NAMES.map((name) => {
+    const setting: Setting = SETTINGS[name];
+    const value = parseSetting(name, env[name] ?? defaults[name], []);
+    return `${name}=${setting.secret === true ? '(hidden)' : String(value)}`;
+  }).join('\n');
+}
+
+export function readEnvironment(): Environment {
+  return process.env;
+}

@@ -1,0 +1,81 @@
+/**
+ * `make run`: gateway and runner in one process, with all of the isolation and no installation.
+ *
+ * Started as root it prepares what only root can (a directory, a token file, a cgroup), then becomes NOX_RUN_UID for
+ * good before it opens a port or takes a byte from anybody.
+ */
+import { randomBytes } from 'node:crypto';
+import { chownSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { readEnvironment, type Config, type Defaults } from './config.ts';
+import { buildGateway } from './gateway/app.ts';
+import { listen } from './gateway/listen.ts';
+import { fail, loadConfig, makeLog, onStop } from './main.ts';
+import { delegateCgroup } from './runner/cgroup.ts';
+import { startRunner, UnfitError } from './runner/start.ts';
+import { connect } from './transport/in-process.ts';
+
+const isRoot = process.geteuid?.() === 0;
+
+/** Root's home is closed to the user that the server becomes; everybody else keeps their own state. */
+function stateDir(): string {
+  if (isRoot) return '/var/lib/nox';
+  return join(readEnvironment()['XDG_STATE_HOME'] ?? join(homedir(), '.local', 'state'), 'nox');
+}
+
+/** The token of the last start, or a new one, in a file that only the user can read. */
+function ownToken(file: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch {
+    mkdirSync(dirname(file), { recursive: true, mode: 0o755 });
+    const token = randomBytes(32).toString('hex');
+    writeFileSync(file, `${token}\n`, { mode: 0o600, flag: 'wx' });
+    return token;
+  }
+}
+
+function becomeUser(config: Config): void {
+  const { runUid, sandbox } = config;
+  delegateCgroup(runUid);
+  mkdirSync(sandbox, { recursive: true, mode: 0o755 });
+  chownSync(sandbox, runUid, runUid);
+  process.setgroups?.([]);
+  process.setgid?.(runUid);
+  process.setuid?.(runUid);
+  if (process.getuid?.() !== runUid || process.geteuid?.() !== runUid || process.getgroups?.().includes(0) === true) {
+    fail(`could not become uid ${String(runUid)}; set NOX_RUN_UID to an id that this machine can take`);
+  }
+}
+
+const dir = stateDir();
+const tokenFile = join(dir, 'token');
+const given = readEnvironment()['NOX_API_TOKEN'];
+const defaults: Defaults = {
+  NOX_SANDBOX: join(dir, 'sandbox'),
+  ...(given === undefined ? { NOX_API_TOKEN: ownToken(tokenFile) } : {}),
+};
+const config = loadConfig('gateway', defaults);
+const log = makeLog(config.logLevel, 'nox');
+if (isRoot) becomeUser(config);
+else mkdirSync(config.sandbox, { recursive: true });
+
+try {
+  const { executor } = await startRunner(config, log);
+  const app = await buildGateway({ ...config, executor: connect(executor), log });
+  onStop(log, async () => {
+    await executor.close();
+    await app.close();
+  });
+  const address = await listen(app, config.bindAddress, config.port);
+  const token = given === undefined ? `$(cat ${tokenFile})` : '$NOX_API_TOKEN';
+  process.stdout.write(`Nox is listening on ${address}
+${given === undefined ? `The token is in ${tokenFile}\n` : ''}Try it:
+
+  curl -H "Authorization: Bearer ${token}" -d '{"code": "print(6 * 7)"}' ${address}/run_py
+
+`);
+} catch (error) {
+  fail(error instanceof UnfitError ? `this machine cannot run code safely:\n${error.message}` : (error as Error).message);
+}

@@ -1,0 +1,164 @@
+/**
+ * The gateway without its socket: HTTP in front of an Executor. Starts no process, writes no file.
+ *
+ * The order of a request: the token (before any byte of the body), the body within its bound, the schema, the
+ * executor. Every error leaves through `sendError`, in the shape of the contract.
+ */
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import multipart from '@fastify/multipart';
+import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import type { Logger } from 'pino';
+import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
+import type { Executor } from '../protocol/executor.ts';
+import { bearerCheck } from './auth.ts';
+import { healthRoute } from './routes/health.ts';
+import { putRoute } from './routes/put.ts';
+import { runRoutes } from './routes/run.ts';
+
+export interface GatewayOptions {
+  readonly executor: Executor;
+  readonly token: string;
+  readonly forbidden: readonly string[];
+  readonly maxBodyBytes: number;
+  readonly maxUploadBytes: number;
+  readonly log: Logger;
+}
+
+/** Time in which a client must have sent its headers; a connection without a request is closed after it too. */
+const HEADERS_TIMEOUT_MS = 20_000;
+/** Time in which a whole request must have come: an hour for an upload over a slow line. */
+const REQUEST_TIMEOUT_MS = 3_600_000;
+const MAX_HEADER_BYTES = 16 * 1024;
+/** A request id of the client's own is taken over if it is one that a log can hold. */
+const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
+
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
+
+export async function buildGateway(options: GatewayOptions): Promise<FastifyInstance> {
+  const authorized = bearerCheck(options.token);
+  const app = Fastify({
+    loggerInstance: options.log as FastifyBaseLogger,
+    disableRequestLogging: true,
+    bodyLimit: options.maxBodyBytes,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    forceCloseConnections: true,
+    http: { headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
+    genReqId: (request) => {
+      const given = request.headers['x-request-id'];
+      return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
+    },
+    clientErrorHandler: (error, socket) => {
+      if (socket.writable) socket.end(rawError(error.code));
+      else socket.destroy();
+    },
+  });
+
+  // Node answers `Expect: 100-continue` by itself, before anybody has seen the token: the body would come anyway.
+  app.server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
+    if (authorized(request.headers.authorization)) response.writeContinue();
+    app.routing(request, response);
+  });
+
+  app.addHook('onRequest', (request, reply, done) => {
+    void reply.header('x-request-id', request.id);
+    if (request.routeOptions.url === '/health') {
+      done();
+      return;
+    }
+    done(authorized(request.headers.authorization) ? undefined : new NoxError('unauthorized', 'Unauthorized'));
+  });
+  app.addHook('onResponse', (request, reply, done) => {
+    const { method, routeOptions } = request;
+    const route = routeOptions.url ?? 'none';
+    const level = route === '/health' ? 'debug' : 'info';
+    const outcome = reply.getHeader('nox-outcome');
+    const line = { requestId: request.id, method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime), outcome };
+    request.log[level](line, 'request');
+    done();
+  });
+
+  app.setErrorHandler<FastifyError | NoxError>((error, request, reply) => sendError(toNoxError(error, request), reply));
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?')[0] ?? '';
+    const allowed = METHODS.filter((method) => app.hasRoute({ method, url: path }));
+    if (allowed.length === 0) return sendError(new NoxError('not_found', `No call ${request.method} ${path}`), reply);
+    void reply.header('allow', allowed.join(', '));
+    return sendError(new NoxError('method_not_allowed', `${path} takes ${allowed.join(', ')}`), reply);
+  });
+
+  // curl's `-d` claims a form; the contract takes a JSON body whatever it claims to be.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => {
+    try {
+      done(null, JSON.parse(String(body)));
+    } catch (cause) {
+      done(new NoxError('invalid_request', `body: not JSON (${(cause as Error).message})`));
+    }
+  });
+  await app.register(multipart, { limits: { fileSize: Infinity, files: 1, fields: 0, parts: 1 } });
+
+  healthRoute(app, options.executor);
+  await app.register((scope) => {
+    putRoute(scope, options.executor, options.maxUploadBytes);
+  });
+  runRoutes(app, options.executor, options.forbidden);
+  return app;
+}
+
+/** An error of a client is never an error of the server, whichever library found it. */
+function toNoxError(error: FastifyError | NoxError, request: FastifyRequest): NoxError {
+  if (error instanceof NoxError) return error;
+  const status = error.statusCode ?? 500;
+  if (status === 413) return new NoxError('payload_too_large', 'The body is too large', { cause: error });
+  if (status >= 400 && status < 500) return new NoxError('bad_request', error.message, { cause: error });
+  request.log.error({ requestId: request.id, err: error }, 'internal');
+  return new NoxError('internal', 'The server failed; its log has the reason', { cause: error });
+}
+
+function sendError(error: NoxError, reply: FastifyReply): FastifyReply {
+  const { status, hint } = ERRORS[error.code];
+  if (error.code === 'unauthorized') void reply.header('www-authenticate', 'Bearer');
+  if (error.retryAfter !== undefined) void reply.header('retry-after', String(error.retryAfter));
+  if (!reply.request.raw.complete) linger(reply.request.raw);
+  return reply.code(status).send({ detail: error.message, code: error.code, hint, requestId: reply.request.id });
+}
+
+/** A body that comes after its refusal: so much of it is read, and so long is waited for its end. */
+const LINGER_BYTES = 64 * 1024;
+const LINGER_MS = 1000;
+
+/**
+ * Lets a client that is still sending see its refusal. Closing at once would answer its next bytes with a reset,
+ * which throws away what it has not read yet; reading on would cost the whole upload.
+ */
+function linger(raw: IncomingMessage): void {
+  let bytes = 0;
+  raw.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > LINGER_BYTES) raw.pause();
+  });
+  setTimeout(() => {
+    if (!raw.complete) raw.socket.destroy();
+  }, LINGER_MS).unref();
+}
+
+const RAW_ERRORS: Readonly<Record<string, [ErrorCode, string]>> = {
+  HPE_HEADER_OVERFLOW: ['headers_too_large', 'Request Header Fields Too Large'],
+  ERR_HTTP_REQUEST_TIMEOUT: ['request_timeout', 'Request Timeout'],
+};
+
+/** What is no HTTP never reaches a route; it is answered on the bare socket. */
+function rawError(code: string | undefined): string {
+  const [name, reason] = RAW_ERRORS[code ?? ''] ?? (['bad_request', 'Bad Request'] as const);
+  const { status, hint } = ERRORS[name];
+  const body = JSON.stringify({ detail: reason, code: name, hint });
+  return [
+    `HTTP/1.1 ${String(status)} ${reason}`,
+    'Content-Type: application/json; charset=utf-8',
+    `Content-Length: ${String(Buffer.byteLength(body))}`,
+    'Connection: close',
+    '',
+    body,
+  ].join('\r\n');
+}

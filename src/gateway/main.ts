@@ -1,0 +1,15 @@
+/** The gateway as a process of its own: HTTP on one side, the runner's socket on the other. */
+import { fail, loadConfig, makeLog, onStop } from '../main.ts';
+import { connect } from '../transport/unix-socket.ts';
+import { buildGateway } from './app.ts';
+import { listen } from './listen.ts';
+
+const config = loadConfig('gateway');
+const log = makeLog(config.logLevel, 'nox-api');
+const app = await buildGateway({ ...config, executor: connect(config.runnerSocket), log });
+onStop(log, () => app.close());
+try {
+  log.info({ address: await listen(app, config.bindAddress, config.port) }, 'listening');
+} catch (error) {
+  fail((error as Error).message);
+}

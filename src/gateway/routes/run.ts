@@ -1,0 +1,105 @@
+/** `POST /run_py` and `POST /run_sh`: two ways to say what to run, one way to run it and to answer. */
+import { Readable } from 'node:stream';
+import type { FastifyInstance, FastifyReply } from 'fastify';
+import { split } from 'shlex';
+import Type from 'typebox';
+import { ERRORS, NoxError } from '../../protocol/errors.ts';
+import type { Executor } from '../../protocol/executor.ts';
+import { LIMITS, type LimitName } from '../../protocol/limits.ts';
+import type { RunRequest, RunResult } from '../../protocol/messages.ts';
+import { validator } from '../../protocol/validate.ts';
+import { clientGone } from '../gone.ts';
+import { jsonObject } from '../json-stream.ts';
+
+const RunPyBody = Type.Object({
+  code: Type.String(),
+  filename: Type.Optional(Type.String()),
+  args: Type.Optional(Type.Array(Type.String())),
+  stdin: Type.Optional(Type.String()),
+});
+const RunShBody = Type.Object({
+  cmd: Type.Union([Type.String(), Type.Array(Type.String())]),
+  stdin: Type.Optional(Type.String()),
+});
+const checkPy = validator(RunPyBody);
+const checkSh = validator(RunShBody);
+
+export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: readonly string[]): void {
+  app.post('/run_py', async (request, reply) => {
+    const { code, filename, args, stdin } = checkPy(request.body);
+    if (filename === '') throw new NoxError('invalid_path', 'filename: is empty');
+    const program = { kind: 'python' as const, code, args: args ?? [], ...(filename === undefined ? {} : { filename }) };
+    return answer(executor, { id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
+  });
+  app.post('/run_sh', async (request, reply) => {
+    const { cmd, stdin } = checkSh(request.body);
+    const argv = typeof cmd === 'string' ? splitWords(cmd) : cmd;
+    const [first = ''] = argv;
+    if (first.trim() === '') throw new NoxError('empty_command', 'Empty command');
+    if (forbidden.includes(first)) throw new NoxError('forbidden_command', 'Forbidden command');
+    const program = { kind: 'command' as const, argv };
+    return answer(executor, { id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
+  });
+}
+
+/** Splits as a POSIX shell splits words, and expands nothing. */
+function splitWords(cmd: string): string[] {
+  try {
+    return split(cmd);
+  } catch (cause) {
+    throw new NoxError('unbalanced_quote', `cmd: ${(cause as Error).message}`, { cause });
+  }
+}
+
+async function answer(executor: Executor, request: RunRequest, reply: FastifyReply): Promise<FastifyReply> {
+  const stdout: Uint8Array[] = [];
+  const stderr: Uint8Array[] = [];
+  for await (const event of executor.run(request, clientGone(reply))) {
+    if (event.type === 'output') (event.stream === 'stdout' ? stdout : stderr).push(event.data);
+    else return send(reply, event.result, stdout, stderr);
+  }
+  throw new NoxError('runner_unavailable', 'The runner gave no result');
+}
+
+function send(reply: FastifyReply, result: RunResult, stdout: Uint8Array[], stderr: Uint8Array[]): FastifyReply {
+  const { outcome } = result;
+  void reply.header('nox-outcome', outcome).type('application/json; charset=utf-8');
+  if (outcome === 'cancelled') throw new NoxError('cancelled', 'The run was cancelled');
+  if (outcome === 'sandbox_error') {
+    throw new NoxError('sandbox_error', 'The sandbox failed, not the program; the server’s log has the reason');
+  }
+  if (outcome === 'timeout') {
+    const members = [
+      ['detail', 'Timeout'],
+      ['code', 'timeout'],
+      ['hint', ERRORS.timeout.hint],
+      ['stdout', stdout],
+      ['stderr', stderr],
+    ] as const;
+    return reply.code(ERRORS.timeout.status).send(body(members, stdout, stderr));
+  }
+  const note = limitNote(result);
+  if (note !== undefined) stderr.push(Buffer.from(note));
+  const members = [
+    ['returncode', result.exitCode ?? -(result.signal ?? 0)],
+    ['stdout', stdout],
+    ['stderr', stderr],
+  ] as const;
+  return reply.send(body(members, stdout, stderr));
+}
+
+/** A program that a limit ended could not say so itself. */
+function limitNote({ outcome, limit }: RunResult): string | undefined {
+  if (limit === undefined) return undefined;
+  const { setting } = LIMITS[limit.name as LimitName];
+  return `nox: ${outcome}: the run reached its limit of ${String(limit.value)} ${limit.unit} (${setting})\n`;
+}
+
+/** Small results go out as one string: a stream costs more than it saves. */
+const STREAM_FROM = 64 * 1024;
+
+function body(members: Parameters<typeof jsonObject>[0], ...streams: Uint8Array[][]): string | Readable {
+  const bytes = streams.flat().reduce((sum, chunk) => sum + chunk.length, 0);
+  const text = jsonObject(members);
+  return bytes < STREAM_FROM ? [...text].join('') : Readable.from(text, { objectMode: false });
+}

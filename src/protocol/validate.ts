@@ -1,0 +1,58 @@
+/** Checks a value against a schema and says what is wrong in the words of the one who sent it. */
+import type { Static, TSchema } from 'typebox';
+import { Compile } from 'typebox/compile';
+import { NoxError } from './errors.ts';
+
+/** The most of a wrong value that a message repeats. */
+const SHOWN = 100;
+
+interface SchemaError {
+  readonly instancePath: string;
+  readonly keyword: string;
+  readonly message: string;
+  readonly params: object;
+}
+
+/**
+ * @returns a function that hands its argument back, typed
+ * @throws NoxError `invalid_request` naming the first wrong field, its value and what it must be
+ */
+export function validator<T extends TSchema>(schema: T): (value: unknown) => Static<T> {
+  const compiled = Compile(schema);
+  return (value) => {
+    if (compiled.Check(value)) return value as Static<T>;
+    throw new NoxError('invalid_request', explain(value, compiled.Errors(value) as readonly SchemaError[]));
+  };
+}
+
+function explain(value: unknown, errors: readonly SchemaError[]): string {
+  const [error] = errors;
+  if (error === undefined) return 'The request is not valid';
+  if (error.keyword === 'required') {
+    const { requiredProperties } = error.params as { requiredProperties: string[] };
+    const missing = requiredProperties.map((name) => fieldName(`${error.instancePath}/${name}`));
+    return `${missing.join(', ')}: missing`;
+  }
+  const name = fieldName(error.instancePath);
+  const shown = show(valueAt(value, error.instancePath));
+  // A union's branches fail one by one at the same place: what they ask for is told together.
+  const wanted = new Set(errors.filter((each) => each.instancePath === error.instancePath && each.keyword !== 'anyOf').map((each) => each.message));
+  return `${name === '' ? 'body' : name}: ${shown} ${[...wanted].join(' or ')}`;
+}
+
+const steps = (pointer: string): string[] =>
+  pointer.split('/').slice(1).map((step) => step.replaceAll('~1', '/').replaceAll('~0', '~'));
+
+const fieldName = (pointer: string): string => steps(pointer).join('.');
+
+function valueAt(value: unknown, pointer: string): unknown {
+  return steps(pointer).reduce<unknown>(
+    (at, step) => (typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[step] : undefined),
+    value,
+  );
+}
+
+function show(value: unknown): string {
+  const text = JSON.stringify(value) ?? 'nothing';
+  return text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text;
+}

@@ -1,0 +1,133 @@
+/**
+ * The size of a workspace, kept within its limit without help from the file system (quotas need root).
+ *
+ * Counting files is slow and runs can make a million of them, so it is done rarely: when the file system as a
+ * whole has filled by as much as the workspace had left, and every few seconds while runs are alive. Between two
+ * counts a run can overshoot by what it writes in that time; RLIMIT_FSIZE bounds each file meanwhile.
+ */
+import { execFile } from 'node:child_process';
+import { statfsSync } from 'node:fs';
+import { promisify } from 'node:util';
+import { BWRAP, rootLinks } from './host.ts';
+
+const TICK_MS = 250;
+const RECOUNT_MS = 5000;
+/** Counting may take at most this part of the time. */
+const SHARE = 0.05;
+
+interface Watched {
+  readonly usedAtStart: number;
+  stop(): void;
+}
+
+export class DiskWatch {
+  readonly #path: string;
+  readonly #limit: number;
+  readonly #onFault: (error: unknown) => void;
+  readonly #runs = new Set<Watched>();
+  #used = 0;
+  #filledAtCount = 0;
+  #nextCount = 0;
+  #counting: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  /** @param onFault told when the workspace cannot be counted; the runs of that time are then not limited by it */
+  constructor(path: string, limit: number, onFault: (error: unknown) => void) {
+    this.#path = path;
+    this.#limit = limit;
+    this.#onFault = onFault;
+  }
+
+  /** Bytes on disk at the last count, and what was uploaded since. */
+  get used(): number {
+    return this.#used;
+  }
+
+  get room(): number {
+    return this.#limit - this.#used;
+  }
+
+  added(bytes: number): void {
+    this.#used += bytes;
+  }
+
+  /** Counts now; calls at the same time share one count. */
+  count(): Promise<void> {
+    this.#counting ??= this.#count().finally(() => {
+      this.#counting = undefined;
+    });
+    return this.#counting;
+  }
+
+  /**
+   * Watches while a run is alive.
+   *
+   * @param stop called when the workspace is over its limit and has grown since the run began: a run that cleans a
+   *   full workspace is left alone
+   * @returns to be called at the end of the run
+   */
+  watch(stop: () => void): () => void {
+    const watched = { usedAtStart: this.#used, stop };
+    this.#runs.add(watched);
+    this.#timer ??= setInterval(() => { this.#tick(); }, TICK_MS).unref();
+    return () => {
+      this.#runs.delete(watched);
+      if (this.#runs.size > 0) return;
+      clearInterval(this.#timer);
+      this.#timer = undefined;
+    };
+  }
+
+  #tick(): void {
+    if (this.#counting !== undefined) return;
+    const now = performance.now();
+    const grown = this.#filled() - this.#filledAtCount;
+    if (grown <= this.room && now < this.#nextCount) return;
+    void this.count();
+  }
+
+  async #count(): Promise<void> {
+    const began = performance.now();
+    try {
+      const filled = this.#filled();
+      this.#used = await diskUsage(this.#path);
+      this.#filledAtCount = filled;
+    } catch (error) {
+      this.#onFault(error);
+    }
+    const now = performance.now();
+    this.#nextCount = now + Math.max(RECOUNT_MS, (now - began) / SHARE);
+    if (this.#used <= this.#limit) return;
+    for (const run of this.#runs) if (this.#used > run.usedAtStart) run.stop();
+  }
+
+  #filled(): number {
+    try {
+      const { blocks, bfree, bsize } = statfsSync(this.#path);
+      return (blocks - bfree) * bsize;
+    } catch {
+      return 0;
+    }
+  }
+}
+
+/**
+ * Bytes on disk below `path`. Runs can take away all permissions from a directory and still fill it, so du(1) counts
+ * as root of a user namespace in which the files' owner is mapped: it may look everywhere, and sees nothing else.
+ */
+async function diskUsage(path: string): Promise<number> {
+  const links = [...rootLinks()].flatMap(([name, target]) => ['--symlink', target, name]);
+  const args = [
+    ...['--unshare-user', '--unshare-pid', '--unshare-net', '--unshare-ipc', '--die-with-parent', '--new-session'],
+    ...['--uid', '0', '--gid', '0', '--cap-drop', 'ALL', '--cap-add', 'CAP_DAC_READ_SEARCH'],
+    ...['--ro-bind', '/usr', '/usr', ...links, '--ro-bind', path, path],
+    ...['/usr/bin/du', '--summarize', '--one-file-system', '--block-size=1', path],
+  ];
+  // du ends with 1 when a file vanished under it, and has still printed its sum.
+  const { stdout } = await promisify(execFile)(BWRAP, args, { env: {}, maxBuffer: 2 ** 20 }).catch(
+    (error: unknown) => error as { stdout?: string },
+  );
+  const bytes = Number.parseInt(stdout ?? '', 10);
+  if (Number.isNaN(bytes)) throw new Error(`du could not count ${path}`);
+  return bytes;
+}

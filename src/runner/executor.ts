@@ -1,0 +1,222 @@
+/** The runner itself: slots in front of runs, files of the workspace, and what it says about its health. */
+import type { Logger } from 'pino';
+import { NoxError } from '../protocol/errors.ts';
+import type { Executor } from '../protocol/executor.ts';
+import { LIMIT_NAMES, LIMITS, type Limits, type LimitsRequest } from '../protocol/limits.ts';
+import {
+  ARGUMENTS_MAX_BYTES,
+  ARGUMENT_MAX,
+  PutRequest,
+  RunRequest,
+  type Health,
+  type PutResult,
+  type RunEvent,
+  type RunResult,
+} from '../protocol/messages.ts';
+import { validator } from '../protocol/validate.ts';
+import { executeRun, type RunContext } from './run.ts';
+import { Slots, type SlotsOptions } from './slots.ts';
+import { pathNames } from './workspace.ts';
+
+export interface LocalExecutorOptions {
+  readonly context: RunContext;
+  readonly slots: SlotsOptions;
+  readonly limits: Limits;
+  readonly maxUploadBytes: number;
+  readonly log: Logger;
+}
+
+const OK: Health = { ok: true, status: 'ok' };
+/** How often a runner that cannot run code tries whether it can again. */
+const RETRY_MS = 1000;
+/** Conditions of a file system that say nothing about the request. */
+const MACHINE_FULL = ['ENOSPC', 'EDQUOT'];
+
+const checkRun = validator(RunRequest);
+const checkPut = validator(PutRequest);
+
+export class LocalExecutor implements Executor {
+  readonly #options: LocalExecutorOptions;
+  readonly #slots: Slots;
+  readonly #closing = new AbortController();
+  readonly #live = new Set<Promise<unknown>>();
+  #health: Health = OK;
+  #retry: NodeJS.Timeout | undefined;
+
+  constructor(options: LocalExecutorOptions) {
+    this.#options = options;
+    this.#slots = new Slots(options.slots);
+  }
+
+  async *run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent> {
+    const checked = checkArguments(checkRun(request));
+    const limits = lowerLimits(this.#options.limits, checked.limits);
+    const leave = new AbortController();
+    const anySignal = AbortSignal.any([signal, this.#closing.signal, leave.signal]);
+    const slot = await this.#slots.acquire(anySignal);
+    const queue = new EventQueue();
+    const log = this.#options.log.child({ requestId: checked.id });
+    const done = executeRun(this.#options.context, { slot, request: checked, limits, log }, anySignal, (event) => {
+      queue.push(event);
+    })
+      .then((result) => {
+        this.#judge(result);
+        log.info({ outcome: result.outcome, exitCode: result.exitCode, signal: result.signal, usage: result.usage }, 'run');
+        queue.push({ type: 'end', result });
+      })
+      .catch((error: unknown) => {
+        queue.fail(this.#toNoxError(error, log));
+      })
+      .finally(() => { this.#slots.release(slot); });
+    this.#track(done);
+    try {
+      yield* queue;
+    } finally {
+      leave.abort();
+      await done;
+    }
+  }
+
+  async put(request: PutRequest, body: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<PutResult> {
+    const { id, path } = checkPut(request);
+    if (this.#closing.signal.aborted) throw new NoxError('shutting_down', 'The server is stopping');
+    // Before the body: a wrong path must not cost an upload.
+    pathNames(path);
+    const { workspace, disk } = this.#options.context;
+    const log = this.#options.log.child({ requestId: id });
+    const work = workspace.write(path, bounded(body, this.#options.maxUploadBytes, signal), disk.room);
+    this.#track(work);
+    try {
+      const result = await work;
+      disk.added(result.bytes);
+      log.info({ bytes: result.bytes }, 'put');
+      return result;
+    } catch (error) {
+      throw this.#toNoxError(error, log);
+    }
+  }
+
+  health(): Promise<Health> {
+    return Promise.resolve(this.#closing.signal.aborted ? { ok: false, status: 'stopping' } : this.#health);
+  }
+
+  async close(): Promise<void> {
+    this.#slots.close();
+    this.#closing.abort();
+    clearTimeout(this.#retry);
+    await Promise.allSettled(this.#live);
+    await this.#options.context.launcher.close();
+  }
+
+  #track(work: Promise<unknown>): void {
+    // A failure is told to whoever asked for the work; here only its end matters.
+    const ended = work.catch(() => undefined).finally(() => this.#live.delete(ended));
+    this.#live.add(ended);
+  }
+
+  #toNoxError(error: unknown, log: Logger): NoxError {
+    if (error instanceof NoxError) return error;
+    log.error({ err: error }, 'sandbox_error');
+    const full = MACHINE_FULL.includes((error as NodeJS.ErrnoException).code ?? '');
+    const message = full ? 'The disk of the server is full' : 'The server could not do this; its log has the reason';
+    return new NoxError('sandbox_error', message, { cause: error });
+  }
+
+  /** A broken sandbox makes the runner unhealthy; any run that gets through makes it healthy again. */
+  #judge(result: RunResult): void {
+    if (result.outcome !== 'sandbox_error') {
+      this.#health = OK;
+      return;
+    }
+    this.#health = { ok: false, status: 'the sandbox does not start; the runner’s log has the reason' };
+    if (this.#retry !== undefined || this.#closing.signal.aborted) return;
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined;
+      void this.#tryAgain();
+    }, RETRY_MS).unref();
+  }
+
+  async #tryAgain(): Promise<void> {
+    const program = { kind: 'command' as const, argv: ['true'] };
+    try {
+      for await (const event of this.run({ id: 'self-test', program }, this.#closing.signal)) void event;
+    } catch {
+      // A full queue or a stop: the runs of others will tell.
+    }
+  }
+}
+
+/** execve(2)'s bounds, told before the run, not by a program that cannot start. */
+function checkArguments(request: RunRequest): RunRequest {
+  const { program } = request;
+  const args = program.kind === 'python' ? program.args : program.argv;
+  const field = program.kind === 'python' ? 'args' : 'cmd';
+  let total = 0;
+  for (const [index, arg] of args.entries()) {
+    const bytes = Buffer.byteLength(arg);
+    total += bytes + 1;
+    if (arg.includes('\0')) throw new NoxError('invalid_request', `${field}.${String(index)}: contains NUL`);
+    if (bytes > ARGUMENT_MAX) {
+      const message = `${field}.${String(index)}: has ${String(bytes)} bytes, more than ${String(ARGUMENT_MAX)}`;
+      throw new NoxError('invalid_request', message);
+    }
+  }
+  if (total > ARGUMENTS_MAX_BYTES) {
+    const message = `${field}: ${String(total)} bytes in all, more than ${String(ARGUMENTS_MAX_BYTES)}`;
+    throw new NoxError('invalid_request', message);
+  }
+  return request;
+}
+
+function lowerLimits(limits: Limits, asked: LimitsRequest | undefined): Limits {
+  for (const name of LIMIT_NAMES) {
+    const value = asked?.[name];
+    if (value === undefined || value <= limits[name]) continue;
+    const message = `limits.${name}: ${String(value)} is more than the ${String(limits[name])} of ${LIMITS[name].setting}`;
+    throw new NoxError('invalid_request', message);
+  }
+  return { ...limits, ...asked } as Limits;
+}
+
+async function* bounded(
+  body: AsyncIterable<Uint8Array>,
+  limit: number,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  let bytes = 0;
+  for await (const chunk of body) {
+    if (signal.aborted) throw new NoxError('cancelled', 'The upload was cancelled');
+    bytes += chunk.length;
+    if (bytes > limit) throw new NoxError('payload_too_large', `The file has more than ${String(limit)} bytes`);
+    yield chunk;
+  }
+  if (signal.aborted) throw new NoxError('cancelled', 'The upload was cancelled');
+}
+
+/** From the callbacks of a run to the loop of its reader. Bounded by the run's own output bounds. */
+class EventQueue implements AsyncIterable<RunEvent> {
+  readonly #events: RunEvent[] = [];
+  #failure: NoxError | undefined;
+  #wake: (() => void) | undefined;
+
+  push(event: RunEvent): void {
+    this.#events.push(event);
+    this.#wake?.();
+  }
+
+  fail(error: NoxError): void {
+    this.#failure = error;
+    this.#wake?.();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<RunEvent> {
+    for (;;) {
+      for (const event of this.#events.splice(0)) {
+        yield event;
+        if (event.type === 'end') return;
+      }
+      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#events.length === 0) await new Promise<void>((resolve) => { this.#wake = resolve; });
+    }
+  }
+}

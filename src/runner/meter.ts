@@ -1,0 +1,145 @@
+/**
+ * What a run uses, measured. Two ways: a cgroup (cgroup.ts), which also enforces; or /proc, sampled (here).
+ *
+ * Sampling sees what lives at the moment of the sample. In between, each process is held by its rlimits; a process
+ * that its parent does not wait for (SIGCHLD ignored) takes its CPU time along unseen, which the wall time bounds.
+ */
+import { readdirSync, readFileSync, statfsSync } from 'node:fs';
+
+export interface Sample {
+  readonly memoryBytes: number;
+  readonly cpuSeconds: number;
+  readonly processes: number;
+}
+
+export interface FinalSample extends Sample {
+  readonly oomKilled: boolean;
+  readonly processLimitHit: boolean;
+}
+
+export interface Meter {
+  /** Where there is one, called before any code of the client runs. May throw: the run is then a sandbox_error. */
+  readonly attach?: (pid1: number) => void;
+  /** Peak memory and processes, CPU time so far; undefined while nothing can be read. */
+  sample(pid1: number): Sample | undefined;
+  /** After the death of the last process. Frees what the meter holds. */
+  finish(): FinalSample;
+}
+
+/** CLK_TCK: 100 on every architecture of Linux that Nox supports (sysconf(3); it is a constant of the user ABI). */
+const TICKS_PER_SECOND = 100;
+const PAGE = 4096;
+
+export class ProcMeter implements Meter {
+  readonly #memoryLimit: number;
+  readonly #processLimit: number;
+  #peak: Sample = { memoryBytes: 0, cpuSeconds: 0, processes: 0 };
+
+  constructor(limits: { readonly memoryBytes: number; readonly processes: number }) {
+    this.#memoryLimit = limits.memoryBytes;
+    this.#processLimit = limits.processes;
+  }
+
+  sample(pid1: number): Sample {
+    let resident = 0;
+    let ticks = 0;
+    let threads = 0;
+    const pids = processTree(pid1);
+    for (const pid of pids) {
+      const stat = readStat(pid);
+      if (stat === undefined) continue;
+      ticks += stat.ticks;
+      if (pid === pid1) continue;
+      resident += stat.residentPages * PAGE;
+      threads += stat.threads;
+    }
+    const tmpfs = tmpfsBytes(pid1);
+    // The sum of resident sizes counts shared pages many times: it may clear a run, but convict none.
+    const memory = resident + tmpfs > this.#memoryLimit ? proportionalBytes(pids, tmpfs) : resident + tmpfs;
+    this.#peak = {
+      memoryBytes: Math.max(this.#peak.memoryBytes, memory),
+      cpuSeconds: Math.max(this.#peak.cpuSeconds, ticks / TICKS_PER_SECOND),
+      processes: Math.max(this.#peak.processes, threads),
+    };
+    return this.#peak;
+  }
+
+  finish(): FinalSample {
+    return { ...this.#peak, oomKilled: false, processLimitHit: this.#peak.processes >= this.#processLimit };
+  }
+}
+
+/** `pid` and its descendants; an orphan becomes a child of process 1, so that none is missed. */
+function processTree(pid: number): number[] {
+  const found = [pid];
+  for (const each of found) {
+    for (const task of list(`/proc/${String(each)}/task`)) {
+      const children = read(`/proc/${String(each)}/task/${task}/children`);
+      for (const child of children.split(' ')) if (child !== '') found.push(Number(child));
+    }
+  }
+  return found;
+}
+
+interface Stat {
+  readonly ticks: number;
+  readonly threads: number;
+  readonly residentPages: number;
+}
+
+/** proc_pid_stat(5): the fields after the name, which may itself contain spaces and parentheses. */
+function readStat(pid: number): Stat | undefined {
+  const text = read(`/proc/${String(pid)}/stat`);
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  if (fields.length < 22) return undefined;
+  const field = (number: number) => Number(fields[number - 3]);
+  return {
+    ticks: field(14) + field(15) + field(16) + field(17),
+    threads: field(20),
+    residentPages: field(24),
+  };
+}
+
+/** Each page counted once: private and shared anonymous memory by proportion, and the run's tmpfs. */
+function proportionalBytes(pids: readonly number[], tmpfs: number): number {
+  let anonymous = 0;
+  let shared = 0;
+  for (const pid of pids) {
+    const rollup = read(`/proc/${String(pid)}/smaps_rollup`);
+    anonymous += kib(/^Pss_Anon:\s+(\d+) kB$/m.exec(rollup));
+    shared += kib(/^Pss_Shmem:\s+(\d+) kB$/m.exec(rollup));
+  }
+  // Mapped tmpfs pages are in both figures.
+  return anonymous + Math.max(shared, tmpfs);
+}
+
+const kib = (match: RegExpExecArray | null): number => Number(match?.[1] ?? 0) * 1024;
+
+function tmpfsBytes(pid1: number): number {
+  let bytes = 0;
+  for (const dir of ['tmp', 'dev/shm']) {
+    try {
+      const { blocks, bfree, bsize } = statfsSync(`/proc/${String(pid1)}/root/${dir}`);
+      bytes += (blocks - bfree) * bsize;
+    } catch {
+      // Process 1 is gone, or has not mounted it yet.
+    }
+  }
+  return bytes;
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+function list(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,214 @@
+/**
+ * One run, from its slot to its result: places the code, launches, watches the limits, decides the outcome.
+ *
+ * States: placing → launched → ended. Whatever ends a run early calls `impose(cause)`: the first cause is kept,
+ * process 1 is killed, and the result is made in one place when the launcher says that nothing is alive.
+ */
+import { relative } from 'node:path';
+import type { Logger } from 'pino';
+import { LIMITS, type LimitName, type Limits } from '../protocol/limits.ts';
+import type { RunEvent, RunRequest, RunResult } from '../protocol/messages.ts';
+import { decideOutcome, type ImposedCause, type Outcome } from '../protocol/outcome.ts';
+import type { DiskWatch } from './disk.ts';
+import type { LaunchEnd, Launcher, LaunchPlan } from './launch.ts';
+import type { FinalSample, Meter } from './meter.ts';
+import { BoundedOutput } from './output.ts';
+import { pathNames, type Workspace } from './workspace.ts';
+
+/** How often a live run is measured. A shorter run costs no measurement at all. */
+const SAMPLE_MS = 50;
+/** The name under which code runs that was given none. */
+export const DEFAULT_SCRIPT = 'run.py';
+
+/** What the runs of one runner share. */
+export interface RunContext {
+  readonly launcher: Launcher;
+  readonly workspace: Workspace;
+  readonly disk: DiskWatch;
+  readonly python: string;
+  readonly writeXorExecute: boolean;
+  newMeter(limits: Limits): Meter;
+}
+
+export interface RunOrder {
+  readonly slot: number;
+  readonly request: RunRequest;
+  readonly limits: Limits;
+  readonly log: Logger;
+}
+
+const LIMIT_OF: Partial<Record<Outcome, LimitName>> = {
+  timeout: 'wallSeconds',
+  cpu_limit: 'cpuSeconds',
+  memory_limit: 'memoryBytes',
+  process_limit: 'processes',
+  disk_limit: 'workspaceBytes',
+};
+
+/**
+ * @param emit is given the output as it comes
+ * @returns the result, when no process of the run is alive. A fault of the machine is a `sandbox_error` result, its
+ *   reason in the log.
+ * @throws NoxError for a filename that cannot be used
+ */
+export async function executeRun(
+  context: RunContext,
+  order: RunOrder,
+  signal: AbortSignal,
+  emit: (event: RunEvent) => void,
+): Promise<RunResult> {
+  const placed = await placeProgram(context, order.request.program);
+  try {
+    return await new Run(context, order, emit).execute(placed, signal);
+  } finally {
+    placed.release();
+  }
+}
+
+interface PlacedProgram {
+  readonly argv: readonly string[];
+  readonly script?: { readonly name: string; readonly code: string };
+  readonly python: boolean;
+  release(): void;
+}
+
+/** Gives Python code its place in the workspace: saved under the name that was asked for, or standing in for none. */
+async function placeProgram(context: RunContext, program: RunRequest['program']): Promise<PlacedProgram> {
+  if (program.kind === 'command') return { argv: program.argv, python: false, release: () => undefined };
+  const { workspace, python } = context;
+  const { code, filename, args } = program;
+  let name: string;
+  let release = () => undefined as void;
+  if (filename === undefined) {
+    const claimed = workspace.claim(DEFAULT_SCRIPT);
+    name = claimed;
+    release = () => { workspace.release(claimed); };
+  } else {
+    const { saved } = await workspace.write(filename, [Buffer.from(code)], context.disk.room);
+    context.disk.added(Buffer.byteLength(code));
+    name = relative(workspace.path, saved);
+  }
+  const shown = filename === undefined ? name : pathNames(filename).join('/');
+  return { argv: [python, `${workspace.path}/${shown}`, ...args], script: { name, code }, python: true, release };
+}
+
+class Run {
+  readonly #context: RunContext;
+  readonly #order: RunOrder;
+  readonly #stdout: BoundedOutput;
+  readonly #stderr: BoundedOutput;
+  #cause: ImposedCause | undefined;
+
+  constructor(context: RunContext, order: RunOrder, emit: (event: RunEvent) => void) {
+    this.#context = context;
+    this.#order = order;
+    const bounded = (stream: 'stdout' | 'stderr') =>
+      new BoundedOutput(order.limits.outputBytes, (data) => { emit({ type: 'output', stream, data }); });
+    this.#stdout = bounded('stdout');
+    this.#stderr = bounded('stderr');
+  }
+
+  async execute(placed: PlacedProgram, signal: AbortSignal): Promise<RunResult> {
+    const { launcher, disk } = this.#context;
+    const { slot, limits, log } = this.#order;
+    const began = performance.now();
+    const meter = this.#context.newMeter(limits);
+    let end: LaunchEnd;
+    let final: FinalSample;
+    try {
+      const launched = launcher.launch(slot, this.#plan(placed, meter), {
+        stdout: (data) => { this.#stdout.write(data); },
+        stderr: (data) => { this.#stderr.write(data); },
+      });
+      const impose = (cause: ImposedCause) => {
+        this.#cause ??= cause;
+        launched.kill();
+      };
+      const onAbort = () => { impose('cancelled'); };
+      if (signal.aborted) onAbort();
+      signal.addEventListener('abort', onAbort, { once: true });
+      const timeout = setTimeout(() => { impose('timeout'); }, limits.wallSeconds * 1000);
+      const sampling = setInterval(() => { this.#sample(meter, launched.pid1(), impose); }, SAMPLE_MS);
+      const unwatch = disk.watch(() => { impose('disk_limit'); });
+      end = await launched.ended;
+      clearTimeout(timeout);
+      clearInterval(sampling);
+      unwatch();
+      signal.removeEventListener('abort', onAbort);
+    } finally {
+      final = meter.finish();
+    }
+    this.#stdout.end();
+    this.#stderr.end();
+    const result = this.#result(end, final, (performance.now() - began) / 1000);
+    if (result.outcome === 'sandbox_error') log.error({ reason: reasonOf(end) }, 'sandbox_error');
+    return result;
+  }
+
+  #plan(placed: PlacedProgram, meter: Meter): LaunchPlan {
+    const { request, limits } = this.#order;
+    const { python, workspace, writeXorExecute } = this.#context;
+    return {
+      workspace: workspace.path,
+      argv: placed.argv,
+      env: environment(python),
+      script: placed.script,
+      stdin: request.stdin,
+      limits,
+      writeXorExecute: placed.python && writeXorExecute,
+      onNamespaces: meter.attach === undefined ? undefined : (pid1) => meter.attach?.(pid1),
+    };
+  }
+
+  #sample(meter: Meter, pid1: number | undefined, impose: (cause: ImposedCause) => void): void {
+    const sample = pid1 === undefined ? undefined : meter.sample(pid1);
+    if (sample === undefined) return;
+    const { limits } = this.#order;
+    if (sample.cpuSeconds > limits.cpuSeconds) impose('cpu_limit');
+    if (sample.memoryBytes > limits.memoryBytes) impose('memory_limit');
+  }
+
+  #result(end: LaunchEnd, final: FinalSample, wallSeconds: number): RunResult {
+    const program = end.kind === 'program' ? end : undefined;
+    const outcome = decideOutcome({
+      cause: this.#cause,
+      exitCode: program?.exitCode ?? null,
+      signal: program?.signal ?? null,
+      oomKilled: final.oomKilled,
+      processLimitHit: final.processLimitHit,
+    });
+    const limitName = LIMIT_OF[outcome];
+    return {
+      outcome,
+      exitCode: program?.exitCode ?? null,
+      signal: program === undefined ? SIGKILL : program.signal,
+      omitted: { stdout: this.#stdout.omitted, stderr: this.#stderr.omitted },
+      ...(limitName === undefined
+        ? {}
+        : { limit: { name: limitName, value: this.#order.limits[limitName], unit: LIMITS[limitName].unit } }),
+      usage: {
+        wallSeconds,
+        // A killed run reports nothing itself; the last measurement does not tell user from system time.
+        userSeconds: program?.userSeconds ?? final.cpuSeconds,
+        systemSeconds: program?.systemSeconds ?? 0,
+        peakMemoryBytes: Math.max(final.memoryBytes, program?.maxRssBytes ?? 0),
+        peakProcesses: Math.max(1, final.processes),
+        stdinBytes: Buffer.byteLength(this.#order.request.stdin ?? ''),
+        stdoutBytes: this.#stdout.total,
+        stderrBytes: this.#stderr.total,
+      },
+    };
+  }
+}
+
+const SIGKILL = 9;
+
+function reasonOf(end: LaunchEnd): string {
+  return end.kind === 'broken' ? end.reason : `the run ended as ${JSON.stringify(end)}`;
+}
+
+/** All that a program finds in its environment. */
+function environment(python: string): Record<string, string> {
+  const bin = python.startsWith('/usr/') ? '' : `${python.slice(0, python.lastIndexOf('/'))}:`;
+  return { PATH: `${bin}/usr/local/bin:/usr/bin:/bin`, HOME: '/tmp', LANG: 'C.UTF-8', TMPDIR: '/tmp' };
+}

@@ -1,0 +1,69 @@
+/**
+ * The sandbox that bubblewrap builds: a pure function from what a run needs to bwrap's arguments.
+ *
+ * What is not listed here does not exist for a run: no /home, /root, /opt, /var, /srv, /sys, no host /etc beyond
+ * ETC. `init.pl` adds what needs a place of its own in each run (/tmp, /dev/shm, the code) and takes away the two
+ * capabilities that it is given for that, before any program starts.
+ */
+
+/**
+ * What programs need of the host's /etc: the linker's cache, names behind /usr's links, public certificates, time
+ * zone, fonts, tables of names. Nothing here holds a secret on Debian and Ubuntu (all are mode 0644 by default).
+ */
+export const ETC = [
+  '/etc/alternatives',
+  '/etc/fonts',
+  '/etc/ld.so.cache',
+  '/etc/localtime',
+  '/etc/mime.types',
+  '/etc/protocols',
+  '/etc/services',
+  '/etc/ssl/certs',
+  '/etc/ssl/openssl.cnf',
+] as const;
+
+/** Files that every run sees in place of the host's: it knows one user, itself. */
+export const OWN_ETC: Readonly<Record<string, string>> = {
+  passwd: 'nox:x:1000:1000:nox:/tmp:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n',
+  group: 'nox:x:1000:\nnogroup:x:65534:\n',
+  hosts: '127.0.0.1\tlocalhost nox\n::1\tlocalhost\n',
+  hostname: 'nox\n',
+  'nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n',
+};
+
+export interface SandboxPlan {
+  /** Absolute path of the workspace, the same on both sides. */
+  readonly workspace: string;
+  /** Directory with the files of OWN_ETC. */
+  readonly etcDir: string;
+  /** Entries of the host's root that are links into /usr on a merged-usr system: name → target. */
+  readonly rootLinks: ReadonlyMap<string, string>;
+  /** Entries of ETC that exist on this host. */
+  readonly etc: readonly string[];
+  /** A virtual environment outside /usr, shown read-only at its own path. */
+  readonly venv: string | undefined;
+}
+
+/** Directories of a host's root that hold programs and libraries. */
+export const ROOT_DIRS = ['/bin', '/lib', '/lib32', '/lib64', '/libx32', '/sbin'] as const;
+
+/** bwrap's arguments up to, not including, the program that it starts. */
+export function sandboxArguments(plan: SandboxPlan): string[] {
+  const roots = [...plan.rootLinks].flatMap(([path, target]) => ['--symlink', target, path]);
+  const etc = plan.etc.flatMap((path) => ['--ro-bind', path, path]);
+  const ownEtc = Object.keys(OWN_ETC).flatMap((name) => ['--ro-bind', `${plan.etcDir}/${name}`, `/etc/${name}`]);
+  return [
+    // Each by name: `--unshare-all` would go on without a cgroup namespace.
+    ...['--unshare-user', '--unshare-pid', '--unshare-ipc', '--unshare-uts', '--unshare-net', '--unshare-cgroup'],
+    ...['--hostname', 'nox', '--uid', '1000', '--gid', '1000'],
+    // A new session has no controlling terminal: TIOCSTI has nothing to push into.
+    ...['--die-with-parent', '--new-session', '--as-pid-1'],
+    ...['--cap-drop', 'ALL', '--cap-add', 'CAP_SYS_ADMIN', '--cap-add', 'CAP_SETPCAP'],
+    ...['--ro-bind', '/usr', '/usr', '--perms', '0755', '--dir', '/etc', ...roots, ...etc, ...ownEtc],
+    ...['--proc', '/proc', '--dev', '/dev', '--dir', '/tmp', '--dir', '/run'],
+    ...(plan.venv === undefined ? [] : ['--ro-bind', plan.venv, plan.venv]),
+    ...['--bind', plan.workspace, plan.workspace],
+    // Both are tmpfs without a size, owned by the run's user: writable they would be memory that no limit sees.
+    ...['--remount-ro', '/dev', '--remount-ro', '/'],
+  ];
+}

@@ -1,0 +1,65 @@
+/** Makes a runner that is known to work: checks the machine, then puts the parts together. */
+import type { Logger } from 'pino';
+import type { Config } from '../config.ts';
+import { CgroupMeter, openCgroup, type CgroupState } from './cgroup.ts';
+import { runChecks, type Check } from './check.ts';
+import { DiskWatch } from './disk.ts';
+import { LocalExecutor } from './executor.ts';
+import { choosePython } from './host.ts';
+import { ColdLauncher } from './launch.ts';
+import { ProcMeter } from './meter.ts';
+import { DEFAULT_SCRIPT, type RunContext } from './run.ts';
+import { Workspace } from './workspace.ts';
+
+export interface StartedRunner {
+  readonly executor: LocalExecutor;
+  readonly context: RunContext;
+  readonly cgroup: CgroupState;
+}
+
+/** Says what is missing and how to mend it, a line each. */
+export class UnfitError extends Error {
+  override readonly name = 'UnfitError';
+}
+
+/** @throws UnfitError when the machine cannot run code as safely as it must */
+export async function startRunner(config: Config, log: Logger): Promise<StartedRunner> {
+  const cgroup: CgroupState =
+    config.cgroup === 'off' ? { available: false, reason: 'NOX_CGROUP=off' } : openCgroup();
+  const failed = runChecks(config, cgroup).filter((check) => !check.pass);
+  if (failed.length > 0) throw new UnfitError(failed.map(explain).join('\n'));
+  const context = await makeContext(config, cgroup, log);
+  const executor = new LocalExecutor({
+    context,
+    slots: { slots: config.slots, queue: config.queue, waitSeconds: config.queueWaitSeconds },
+    limits: config.limits,
+    maxUploadBytes: config.maxUploadBytes,
+    log,
+  });
+  const limitsBy = cgroup.available ? `cgroup v2 (${cgroup.path})` : `rlimits and a watcher (${cgroup.reason})`;
+  log.info({ workspace: config.sandbox, python: context.python, slots: config.slots, limitsBy }, 'runner');
+  return { executor, context, cgroup };
+}
+
+export function explain(check: Check): string {
+  return `${check.name}: ${check.value}${check.pass ? '' : `\n  remedy: ${check.remedy}`}`;
+}
+
+async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Promise<RunContext> {
+  const python = choosePython(config.python);
+  const workspace = new Workspace(config.sandbox);
+  workspace.prepare();
+  workspace.sweep(DEFAULT_SCRIPT);
+  const disk = new DiskWatch(config.sandbox, config.limits.workspaceBytes, (error) => {
+    log.error({ err: error }, 'the size of the workspace cannot be counted');
+  });
+  await disk.count();
+  return {
+    launcher: await ColdLauncher.create({ slots: config.slots, python, cgroup: cgroup.available }),
+    workspace,
+    disk,
+    python,
+    writeXorExecute: !config.pythonJit,
+    newMeter: (limits) => (cgroup.available ? new CgroupMeter(cgroup.path, limits) : new ProcMeter(limits)),
+  };
+}

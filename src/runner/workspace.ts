@@ -1,0 +1,322 @@
+/**
+ * Files of a workspace, without races: a run can swap any name for a link at any moment, so nothing is checked by
+ * name and then opened by name. Every directory is opened from its parent's descriptor, following no link
+ * (openat(2) by way of /proc/self/fd, as Node has no openat); a link inside the workspace is read and walked here.
+ *
+ * Names are handled by synchronous calls (microseconds each, and a request needs a dozen), data by asynchronous ones.
+ */
+import { randomBytes } from 'node:crypto';
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fsync,
+  futimesSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  renameSync,
+  unlinkSync,
+  type Stats,
+} from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { NoxError } from '../protocol/errors.ts';
+import { NAME_MAX, PATH_MAX } from '../protocol/messages.ts';
+
+const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
+/** open(2); Node does not export it. The same on x86_64 and aarch64. */
+const O_PATH = 0o10000000;
+/** path_resolution(7): the kernel's own bound. */
+const LINKS_MAX = 40;
+const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;
+/** No file of anybody was changed at 1970-01-01T00:12:19Z. It marks a placeholder of ours. */
+const PLACEHOLDER_TIME = 739;
+
+/**
+ * Splits a client's path into names.
+ *
+ * @throws NoxError `invalid_path` for an empty or over-long path, NUL, `..`, or a path that names a directory
+ */
+export function pathNames(path: string): string[] {
+  if (path.includes('\0')) throw badPath(path, 'contains NUL');
+  if (Buffer.byteLength(path) > PATH_MAX) throw badPath(path, `is longer than ${String(PATH_MAX)} bytes`);
+  const names = path.split('/').filter((name) => name !== '' && name !== '.');
+  if (names.length === 0) throw badPath(path, 'is empty');
+  if (names.includes('..')) throw badPath(path, 'contains `..`');
+  if (path.endsWith('/') || path.endsWith('/.')) throw badPath(path, 'names a directory');
+  if (names.some((name) => Buffer.byteLength(name) > NAME_MAX)) {
+    throw badPath(path, `has a name longer than ${String(NAME_MAX)} bytes`);
+  }
+  return names;
+}
+
+function badPath(path: string, why: string): NoxError {
+  return new NoxError('invalid_path', `path ${JSON.stringify(path.slice(0, 200))}: ${why}`);
+}
+
+export class Workspace {
+  readonly path: string;
+  /** How many live runs stand on each placeholder. */
+  readonly #claims = new Map<string, number>();
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  /**
+   * Makes the workspace usable again, whatever the last run did to its mode, and creates it if it is missing. Its
+   * own name cannot have been touched by a run: its parent is not in the sandbox.
+   */
+  prepare(): void {
+    const stats = lstatSync(this.path, { throwIfNoEntry: false });
+    if (stats === undefined) mkdirSync(this.path, { recursive: true, mode: 0o755 });
+    else if (!stats.isDirectory()) throw new Error(`workspace ${this.path} is not a directory`);
+    else if ((stats.mode & 0o700) !== 0o700) chmodSync(this.path, (stats.mode & 0o777) | 0o700);
+  }
+
+  /** After a crash: removes unfinished uploads and the placeholder of a runner that is gone. Call with no run alive. */
+  sweep(scriptName: string): void {
+    this.#withRoot((root) => {
+      for (const name of readdirSync(self(root))) if (TEMPORARY.test(name)) unlinkSync(at(root, name));
+      removePlaceholder(root, scriptName);
+    });
+  }
+
+  /**
+   * Writes a file from a stream: to a temporary name, synced, then renamed over `path`.
+   *
+   * @param room bytes that the file may have; more is `workspace_full`
+   * @throws NoxError `invalid_path`, `workspace_full`; what `body` throws; the file system's own errors
+   */
+  async write(
+    path: string,
+    body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    room: number,
+  ): Promise<{ saved: string; bytes: number }> {
+    const names = pathNames(path);
+    this.prepare();
+    const root = openDirectory(this.path);
+    const temporary = at(root, `.nox-${randomBytes(12).toString('hex')}.tmp`);
+    const walk = new Walk(this.path, root, path);
+    try {
+      const bytes = await writeAndSync(temporary, body, room);
+      const { dir, name, saved } = walk.to(names);
+      withAccess(dir, () => { renameSync(temporary, at(dir, name)); });
+      await syncDirectory(dir);
+      return { saved, bytes };
+    } catch (error) {
+      unlinkIfThere(temporary);
+      throw error;
+    } finally {
+      walk.close();
+      closeSync(root);
+    }
+  }
+
+  /**
+   * Sees to it that a regular file stands at `name` in the workspace's root, for a run's code to be mounted on.
+   * Where there is none an empty one is made, and removed by the last `release`; where something else has the
+   * name, another name is taken.
+   *
+   * @returns the name that was taken
+   */
+  claim(name: string): string {
+    return this.#withRoot((root) => {
+      for (let attempt = 0; attempt < 1000; attempt += 1) {
+        const candidate = attempt === 0 ? name : name.replace(/(\.[^.]*)?$/, `-${String(attempt)}$1`);
+        if (!standsAsFile(root, candidate)) continue;
+        this.#claims.set(candidate, (this.#claims.get(candidate) ?? 0) + 1);
+        return candidate;
+      }
+      throw new Error(`no free name like ${name} in ${this.path}`);
+    });
+  }
+
+  release(name: string): void {
+    const left = (this.#claims.get(name) ?? 1) - 1;
+    if (left > 0) {
+      this.#claims.set(name, left);
+    } else {
+      this.#claims.delete(name);
+      this.#withRoot((root) => { removePlaceholder(root, name); });
+    }
+  }
+
+  #withRoot<T>(action: (root: number) => T): T {
+    this.prepare();
+    const root = openDirectory(this.path);
+    try {
+      return action(root);
+    } finally {
+      closeSync(root);
+    }
+  }
+}
+
+const at = (dir: number, name: string): string => `/proc/self/fd/${String(dir)}/${name}`;
+const self = (dir: number): string => `/proc/self/fd/${String(dir)}`;
+const errorCode = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error);
+const openDirectory = (path: string): number => openSync(path, O_PATH | O_DIRECTORY | O_NOFOLLOW);
+
+/** Walks from the workspace's root to where a file is to stand, one opened directory after the other. */
+class Walk {
+  readonly #workspace: string;
+  readonly #root: number;
+  readonly #path: string;
+  #dirs: { readonly fd: number; readonly name: string }[] = [];
+
+  constructor(workspace: string, root: number, path: string) {
+    this.#workspace = workspace;
+    this.#root = root;
+    this.#path = path;
+  }
+
+  /** Makes the directories that are missing. The last name was no link and no directory when it was looked at. */
+  to(names: readonly string[]): { dir: number; name: string; saved: string } {
+    const todo = [...names];
+    let links = 0;
+    for (;;) {
+      const name = todo.shift();
+      if (name === undefined) throw badPath(this.#path, 'is a directory');
+      if (name === '..') {
+        this.#up();
+        continue;
+      }
+      const dir = this.#dirs.at(-1)?.fd ?? this.#root;
+      const stats = withAccess(dir, () => lstatSync(at(dir, name), { throwIfNoEntry: false }));
+      if (stats?.isSymbolicLink() === true) {
+        links += 1;
+        if (links > LINKS_MAX) throw badPath(this.#path, 'has too many symbolic links');
+        todo.unshift(...this.#linkNames(dir, name));
+      } else if (todo.length > 0) {
+        this.#dirs.push({ fd: this.#enter(dir, name, stats), name });
+      } else {
+        if (stats?.isDirectory() === true) throw badPath(this.#path, 'is a directory');
+        return { dir, name, saved: join(this.#workspace, ...this.#dirs.map((each) => each.name), name) };
+      }
+    }
+  }
+
+  close(): void {
+    for (const { fd } of this.#dirs.splice(0)) closeSync(fd);
+  }
+
+  #up(): void {
+    const left = this.#dirs.pop();
+    if (left === undefined) throw this.#leaves();
+    closeSync(left.fd);
+  }
+
+  #enter(dir: number, name: string, stats: Stats | undefined): number {
+    if (stats !== undefined && !stats.isDirectory()) {
+      throw badPath(this.#path, `${JSON.stringify(name)} is not a directory`);
+    }
+    try {
+      if (stats === undefined) withAccess(dir, () => mkdirSync(at(dir, name), 0o755));
+      return openDirectory(at(dir, name));
+    } catch (error) {
+      if (!['EEXIST', 'ENOTDIR', 'ELOOP', 'ENOENT'].includes(errorCode(error))) throw error;
+      throw badPath(this.#path, `${JSON.stringify(name)} was changed while it was opened`);
+    }
+  }
+
+  /** The names that a link stands for; an absolute one that stays inside starts at the root again. */
+  #linkNames(dir: number, name: string): string[] {
+    let target: string;
+    try {
+      target = readlinkSync(at(dir, name));
+    } catch {
+      throw badPath(this.#path, `${JSON.stringify(name)} was changed while it was read`);
+    }
+    if (target.startsWith('/')) {
+      if (!`${target}/`.startsWith(`${this.#workspace}/`)) throw this.#leaves();
+      target = target.slice(this.#workspace.length);
+      this.close();
+    }
+    return target.split('/').filter((each) => each !== '' && each !== '.');
+  }
+
+  #leaves(): NoxError {
+    return badPath(this.#path, 'has a symbolic link that leaves the workspace');
+  }
+}
+
+/** A run may have taken all permissions from a directory; its owner, the runner's user, can give them back. */
+function withAccess<T>(dir: number, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    if (errorCode(error) !== 'EACCES') throw error;
+    chmodSync(self(dir), 0o755);
+    return action();
+  }
+}
+
+async function writeAndSync(
+  path: string,
+  body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  room: number,
+): Promise<number> {
+  const file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644);
+  let bytes = 0;
+  try {
+    for await (const chunk of body) {
+      if (bytes + chunk.length > room) {
+        throw new NoxError('workspace_full', `The workspace has room for ${String(Math.max(0, room))} bytes more`);
+      }
+      for (let done = 0; done < chunk.length; ) done += (await file.write(chunk, done)).bytesWritten;
+      bytes += chunk.length;
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  return bytes;
+}
+
+/** The rename is on disk only when its directory is (fsync(2)). */
+async function syncDirectory(dir: number): Promise<void> {
+  const fd = withAccess(dir, () => openSync(self(dir), O_RDONLY | O_DIRECTORY));
+  try {
+    await promisify(fsync)(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** @returns whether a regular file stands at `name` now; makes an empty one where nothing stands */
+function standsAsFile(root: number, name: string): boolean {
+  const stats = lstatSync(at(root, name), { throwIfNoEntry: false });
+  if (stats !== undefined) return stats.isFile();
+  let fd: number;
+  try {
+    fd = openSync(at(root, name), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644);
+  } catch (error) {
+    // Another run of the workspace was faster, with whatever it made there.
+    if (errorCode(error) === 'EEXIST') return lstatSync(at(root, name), { throwIfNoEntry: false })?.isFile() === true;
+    throw error;
+  }
+  futimesSync(fd, PLACEHOLDER_TIME, PLACEHOLDER_TIME);
+  closeSync(fd);
+  return true;
+}
+
+/** Removes `name` only if it is a placeholder of ours and nobody has written to it. */
+function removePlaceholder(root: number, name: string): void {
+  const stats = lstatSync(at(root, name), { throwIfNoEntry: false });
+  if (stats?.isFile() === true && stats.size === 0 && stats.mtimeMs === PLACEHOLDER_TIME * 1000) {
+    unlinkIfThere(at(root, name));
+  }
+}
+
+function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+  }
+}

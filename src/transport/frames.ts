@@ -1,0 +1,93 @@
+/**
+ * Frames of the unix socket: a 32-bit big-endian length of the payload, one byte of type, the payload.
+ */
+
+/** @see unix-socket.ts for who sends what */
+export const FRAME = {
+  call: 1,
+  data: 2,
+  dataEnd: 3,
+  stdout: 4,
+  stderr: 5,
+  answer: 6,
+  error: 7,
+} as const;
+export type FrameType = (typeof FRAME)[keyof typeof FRAME];
+
+export interface Frame {
+  readonly type: FrameType;
+  readonly payload: Buffer;
+}
+
+const HEADER = 5;
+const TYPES = new Set<number>(Object.values(FRAME));
+
+export class FrameError extends Error {
+  override readonly name = 'FrameError';
+}
+
+export function encodeFrame(type: FrameType, payload: Uint8Array | string): Buffer {
+  const data = typeof payload === 'string' ? Buffer.from(payload) : payload;
+  const frame = Buffer.allocUnsafe(HEADER + data.length);
+  frame.writeUInt32BE(data.length, 0);
+  frame[4] = type;
+  frame.set(data, HEADER);
+  return frame;
+}
+
+/** Cuts a stream of bytes into frames; holds at most one unfinished frame. */
+export class FrameDecoder {
+  readonly #maxPayload: number;
+  #chunks: Buffer[] = [];
+  #buffered = 0;
+
+  /** @param maxPayload the largest payload that is taken; a longer one is refused when its header is seen */
+  constructor(maxPayload: number) {
+    this.#maxPayload = maxPayload;
+  }
+
+  /** @throws FrameError for an unknown type or a payload that is too long; the connection is then of no use */
+  *push(chunk: Buffer): Generator<Frame> {
+    this.#chunks.push(chunk);
+    this.#buffered += chunk.length;
+    while (this.#buffered >= HEADER) {
+      const header = this.#peek(HEADER);
+      const length = header.readUInt32BE(0);
+      const type = header[4] ?? 0;
+      if (!TYPES.has(type)) throw new FrameError(`unknown frame type ${String(type)}`);
+      if (length > this.#maxPayload) throw new FrameError(`a frame of ${String(length)} bytes is too long`);
+      if (this.#buffered < HEADER + length) return;
+      const whole = this.#peek(HEADER + length);
+      this.#drop(HEADER + length);
+      yield { type: type as FrameType, payload: whole.subarray(HEADER) };
+    }
+  }
+
+  /** Whether the stream may end here. */
+  get empty(): boolean {
+    return this.#buffered === 0;
+  }
+
+  /** The first `size` bytes in one piece; joins chunks only as far as needed, so that a long frame is copied once. */
+  #peek(size: number): Buffer {
+    const [first] = this.#chunks;
+    if (first !== undefined && first.length >= size) return first.subarray(0, size);
+    if (size <= HEADER) return Buffer.concat(this.#chunks.slice(0, HEADER + 1)).subarray(0, size);
+    return Buffer.concat(this.#chunks, this.#buffered).subarray(0, size);
+  }
+
+  #drop(size: number): void {
+    this.#buffered -= size;
+    let left = size;
+    while (left > 0) {
+      const [first] = this.#chunks;
+      if (first === undefined) return;
+      if (first.length > left) {
+        this.#chunks[0] = first.subarray(left);
+        return;
+      }
+      left -= first.length;
+      this.#chunks.shift();
+    }
+  }
+}

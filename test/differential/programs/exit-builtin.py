@@ -1,0 +1,2 @@
+print(quit, exit)
+exit(4)

@@ -1,0 +1,12 @@
+import threading
+import time
+
+
+def forever():
+    while True:
+        time.sleep(0.01)
+
+
+threading.Thread(target=forever, daemon=True).start()
+threading.Thread(target=lambda: (time.sleep(0.05), print('joined at exit'))).start()
+print('main ends')

@@ -1,0 +1,1 @@
+import differential_circular_a

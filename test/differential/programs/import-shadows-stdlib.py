@@ -1,0 +1,3 @@
+import colorsys
+
+print(colorsys.WHO)

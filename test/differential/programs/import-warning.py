@@ -1,0 +1,3 @@
+import differential_warns
+
+differential_warns.old()

@@ -1,0 +1,7 @@
+def f(x):
+    y = x * 2
+    breakpoint()
+    return y
+
+
+f(21)

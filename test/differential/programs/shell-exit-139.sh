@@ -1,0 +1,2 @@
+{ bash -c 'kill -SEGV $$'; } 2> /dev/null
+exit $?

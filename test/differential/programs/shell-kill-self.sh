@@ -1,0 +1,3 @@
+echo before
+kill -9 $$
+echo never

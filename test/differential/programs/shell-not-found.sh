@@ -1,0 +1,5 @@
+no-such-program-anywhere --help
+echo $?
+/nonexistent/program
+echo $?
+exec also-not-there

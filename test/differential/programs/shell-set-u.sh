@@ -1,0 +1,4 @@
+set -u
+echo "${undefined:-default}"
+echo "$undefined"
+echo never

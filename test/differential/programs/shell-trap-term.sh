@@ -1,0 +1,3 @@
+trap 'echo caught; exit 7' TERM
+kill -TERM $$
+sleep 5

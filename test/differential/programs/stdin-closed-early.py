@@ -1,0 +1,6 @@
+import os
+import sys
+
+os.close(0)
+print(sys.stdin.fileno())
+print(open('/dev/null').fileno())

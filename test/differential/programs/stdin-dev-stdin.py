@@ -1,0 +1,3 @@
+with open('/dev/stdin') as file:
+    print(file.readline(), file.read().upper())
+print(open('/dev/fd/0').read() == '')

@@ -1,0 +1,6 @@
+def check(value):
+    assert isinstance(value, int), f'not an int: {value!r}'
+
+
+check(1)
+check('1')

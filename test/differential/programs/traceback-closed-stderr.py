@@ -1,0 +1,5 @@
+import os
+
+print('before', flush=True)
+os.close(2)
+raise ValueError('goes nowhere')

@@ -1,0 +1,6 @@
+def wait():
+    print('waiting', flush=True)
+    raise KeyboardInterrupt
+
+
+wait()

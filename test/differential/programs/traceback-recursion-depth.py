@@ -1,0 +1,16 @@
+import sys
+
+depth = 0
+
+
+def down():
+    global depth
+    depth += 1
+    down()
+
+
+try:
+    down()
+except RecursionError as error:
+    print(error)
+print(sys.getrecursionlimit(), depth)

@@ -1,0 +1,14 @@
+import sys
+
+sys.setrecursionlimit(60)
+
+
+def ping():
+    pong()
+
+
+def pong():
+    ping()
+
+
+ping()

@@ -1,0 +1,6 @@
+values = [
+    1,
+    2,
+    (3, 4,
+
+print(values)

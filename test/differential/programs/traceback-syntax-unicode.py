@@ -1,0 +1,2 @@
+größe = 1
+naïve = größe ++ = 'каша'  # 漢字 before and after

@@ -9,7 +9,8 @@
 A test that passes without the filter and does not pass (fails, errs, is skipped, is gone) with it is a
 difference. Modules that differ are run again on both sides, alone, so that only what repeats is reported. Exit
 code 0: every difference is named in EXPECTED. --sandbox replaces the command line that makes the sandbox: {out}
-stands for the directory of results, {filter} for what switches the filter on (--filter-arguments).
+stands for the directory of results, {filter} for what switches the filter on (--filter-arguments). Some tests write
+beside the library and fail on both sides where it is read-only: bind a writable copy over /usr/lib/python3.11.
 """
 import argparse
 import os
@@ -37,8 +38,14 @@ EXCLUDED = """test_idle test_tk test_ttk_guionly test_ttk_textonly test_tcl test
  test_msilib test_winreg test_winsound test_wmi test_ossaudiodev test_startfile test_winconsoleio test_largefile
  """.split()
 
+# Left out on both sides: refused by the filter, and their failure ends the whole module.
+IGNORED = {
+    '*UDPLITE*': 'the filter lets sockets be TCP and UDP only',
+}
+
 # Pattern of a test's full name → why the filter is right and the test has to fail.
 EXPECTED: dict[str, str] = {
+    r'MemfdCreateTests': 'with --unaccounted-memory deny there is no memfd_create',
 }
 
 
@@ -59,6 +66,7 @@ def run(args, name: str, bpf: str | None, modules: list[str], jobs: int) -> str:
     arguments = args.filter_arguments if bpf else ''
     command = shlex.split(args.sandbox.format(out=args.out, filter=arguments))
     command += [args.python, '-m', 'test', f'-j{jobs}', '--timeout', '600', '--junit-xml', f'/out/{xml}']
+    command += [word for pattern in IGNORED for word in ('-i', pattern)]
     if args.use:
         command += ['-u', args.use]
     command += modules if modules else ['-x', *EXCLUDED]

@@ -99,7 +99,15 @@ export const SETTINGS = {
     default: 60_600,
     minimum: 1,
     maximum: 4_294_967_293,
-    meaning: 'User and group id that a server started as root takes on before it does anything else',
+    meaning: 'User and group id that a runner started as root takes on before it does anything else',
+  },
+  NOX_API_UID: {
+    kind: 'number',
+    unit: 'count',
+    default: 60_601,
+    minimum: 1,
+    maximum: 4_294_967_293,
+    meaning: 'User id that a gateway of its own process takes on when it is started as root',
   },
   NOX_FORBIDDEN: {
     kind: 'text',
@@ -178,6 +186,7 @@ export interface Config {
   readonly pythonJit: boolean;
   readonly cgroup: 'auto' | 'required' | 'off';
   readonly runUid: number;
+  readonly apiUid: number;
   readonly forbidden: readonly string[];
   readonly slots: number;
   readonly queue: number;
@@ -263,6 +272,7 @@ function assemble(values: Values): Config {
     pythonJit: text('NOX_PYTHON_JIT') === 'on',
     cgroup: text('NOX_CGROUP') as Config['cgroup'],
     runUid: number('NOX_RUN_UID'),
+    apiUid: number('NOX_API_UID'),
     forbidden: text('NOX_FORBIDDEN').split(/\s+/).filter(Boolean),
     slots: number('NOX_SLOTS'),
     queue: number('NOX_QUEUE'),

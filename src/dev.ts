@@ -5,22 +5,20 @@
  * good before it opens a port or takes a byte from anybody.
  */
 import { randomBytes } from 'node:crypto';
-import { chownSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { readEnvironment, type Config, type Defaults } from './config.ts';
+import { readEnvironment, type Defaults } from './config.ts';
 import { buildGateway } from './gateway/app.ts';
 import { listen } from './gateway/listen.ts';
 import { fail, loadConfig, makeLog, onStop } from './main.ts';
-import { delegateCgroup } from './runner/cgroup.ts';
-import { startRunner, UnfitError } from './runner/start.ts';
+import { startedAsRoot } from './privilege.ts';
+import { explainFailure, prepareRunner, startRunner } from './runner/start.ts';
 import { connect } from './transport/in-process.ts';
-
-const isRoot = process.geteuid?.() === 0;
 
 /** Root's home is closed to the user that the server becomes; everybody else keeps their own state. */
 function stateDir(): string {
-  if (isRoot) return '/var/lib/nox';
+  if (startedAsRoot) return '/var/lib/nox';
   return join(readEnvironment()['XDG_STATE_HOME'] ?? join(homedir(), '.local', 'state'), 'nox');
 }
 
@@ -36,19 +34,6 @@ function ownToken(file: string): string {
   }
 }
 
-function becomeUser(config: Config): void {
-  const { runUid, sandbox } = config;
-  delegateCgroup(runUid);
-  mkdirSync(sandbox, { recursive: true, mode: 0o755 });
-  chownSync(sandbox, runUid, runUid);
-  process.setgroups?.([]);
-  process.setgid?.(runUid);
-  process.setuid?.(runUid);
-  if (process.getuid?.() !== runUid || process.geteuid?.() !== runUid || process.getgroups?.().includes(0) === true) {
-    fail(`could not become uid ${String(runUid)}; set NOX_RUN_UID to an id that this machine can take`);
-  }
-}
-
 const dir = stateDir();
 const tokenFile = join(dir, 'token');
 const given = readEnvironment()['NOX_API_TOKEN'];
@@ -58,8 +43,7 @@ const defaults: Defaults = {
 };
 const config = loadConfig('gateway', defaults);
 const log = makeLog(config.logLevel, 'nox');
-if (isRoot) becomeUser(config);
-else mkdirSync(config.sandbox, { recursive: true });
+prepareRunner(config);
 
 try {
   const { executor } = await startRunner(config, log);
@@ -77,5 +61,5 @@ ${given === undefined ? `The token is in ${tokenFile}\n` : ''}Try it:
 
 `);
 } catch (error) {
-  fail(error instanceof UnfitError ? `this machine cannot run code safely:\n${error.message}` : (error as Error).message);
+  fail(explainFailure(error));
 }

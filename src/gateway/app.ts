@@ -7,7 +7,7 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import multipart from '@fastify/multipart';
-import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import Fastify, { LogController, type FastifyBaseLogger, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
@@ -39,7 +39,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   const authorized = bearerCheck(options.token);
   const app = Fastify({
     loggerInstance: options.log as FastifyBaseLogger,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
     bodyLimit: options.maxBodyBytes,
     requestTimeout: REQUEST_TIMEOUT_MS,
     forceCloseConnections: true,
@@ -73,7 +73,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     const route = routeOptions.url ?? 'none';
     const level = route === '/health' ? 'debug' : 'info';
     const outcome = reply.getHeader('nox-outcome');
-    const line = { requestId: request.id, method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime), outcome };
+    const line = { method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime), outcome };
     request.log[level](line, 'request');
     done();
   });
@@ -112,7 +112,7 @@ function toNoxError(error: FastifyError | NoxError, request: FastifyRequest): No
   const status = error.statusCode ?? 500;
   if (status === 413) return new NoxError('payload_too_large', 'The body is too large', { cause: error });
   if (status >= 400 && status < 500) return new NoxError('bad_request', error.message, { cause: error });
-  request.log.error({ requestId: request.id, err: error }, 'internal');
+  request.log.error({ err: error }, 'internal');
   return new NoxError('internal', 'The server failed; its log has the reason', { cause: error });
 }
 

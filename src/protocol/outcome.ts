@@ -37,6 +37,8 @@ export interface EndFacts {
   readonly signal: number | null;
   /** The kernel's OOM killer took a process of this run (cgroup v2, memory.events). */
   readonly oomKilled: boolean;
+  /** The run has used about as much CPU time as it may. */
+  readonly cpuLimitReached: boolean;
   /** The run asked for more processes than it may have, and was refused. */
   readonly processLimitHit: boolean;
 }
@@ -50,7 +52,8 @@ export function decideOutcome(facts: EndFacts): Outcome {
   // The killer may take process 1 of the run, which then reports nothing at all.
   if (facts.oomKilled && facts.exitCode !== 0) return 'memory_limit';
   if (facts.exitCode === null && facts.signal === null) return 'sandbox_error';
-  if (facts.signal === SIGXCPU) return 'cpu_limit';
+  // The kernel's own sign of the limit; without the time it is a signal that the program sent to itself.
+  if (facts.signal === SIGXCPU && facts.cpuLimitReached) return 'cpu_limit';
   if (facts.signal === SIGXFSZ) return 'disk_limit';
   if (facts.exitCode === 0) return 'ok';
   // A refused fork kills nobody: it only explains a run that then failed.

@@ -58,22 +58,29 @@ sub mount_tmpfs {
 }
 my ($tmp, $shm) = ('/tmp', '/dev/shm');
 sys('unshare', 0x20000);                             # CLONE_NEWNS
+opendir(my $dir, $workspace) or fail("open $workspace: $!");
+my $none = '';
 if ($script ne '') {
   mount_tmpfs($tmp, length($code) + 65536);
   my $source = '/tmp/code';
   open(my $file, '>:raw', $source) or fail("open of the code: $!");
   print $file $code and close $file or fail("write of the code: $!");
-  opendir(my $dir, $workspace) or fail("open $workspace: $!");
   # O_PATH | O_NOFOLLOW | O_CLOEXEC; RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
   my $how = pack 'QQQ', 010000000 | ($arch eq 'aarch64' ? 0100000 : 0400000) | 02000000, 0, 0x08 | 0x04 | 0x02;
   my $fd = syscall($nr->{openat2}, fileno $dir, $script, $how, 24);
   fail("place for the code: $!") if $fd == -1;
-  my ($target, $none) = ("/proc/self/fd/$fd", '');
+  my $target = "/proc/self/fd/$fd";
   -f $target or fail('place for the code: no regular file');
   sys('mount', $source, $target, $none, 4096, $none); # MS_BIND
   sys('umount2', $tmp, 2);                            # MNT_DETACH: the code stays, at its one place
 }
 mount_tmpfs($_, $tmp_bytes) for $tmp, $shm;
+if ($workspace =~ m{^(?:/tmp|/dev/shm)/}) {          # just hidden: bound again, the code with it
+  my $path = '';
+  mkdir $path .= "/$_" for grep { $_ ne '' } split m{/}, $workspace;
+  my $source = '/proc/self/fd/' . fileno $dir;
+  sys('mount', $source, $workspace, $none, 4096 | 16384, $none); # MS_BIND | MS_REC
+}
 chdir $workspace or fail("chdir $workspace: $!");
 
 sys('prctl', 24, $_, 0, 0, 0) for 8, 21;             # PR_CAPBSET_DROP: CAP_SETPCAP, CAP_SYS_ADMIN, all that bwrap left

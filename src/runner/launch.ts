@@ -4,10 +4,10 @@
  *
  * Theory of operation, from the runner's side (init.pl has the inside):
  *
- * - Birth. `bwrap` is spawned with stdin, stdout and stderr on FIFOs, because Node would give it socket pairs, on
- *   which `echo x > /dev/stderr` fails with ENXIO. The FIFOs belong to a slot and are opened anew for each run: the
- *   writers are all dead when a run has ended, and a FIFO without an open end holds no data. Descriptor 3 is a
- *   socket to init.
+ * - Birth. `bwrap` is spawned with stdin, stdout and stderr on pipes, because Node would give it socket pairs, on
+ *   which `echo x > /dev/stderr` fails with ENXIO. The pipes belong to a slot (pipes.ts) and are opened anew for each
+ *   run: all who held them are dead when a run has ended, and a pipe that nobody has open holds no data.
+ *   Descriptor 3 is a socket to init.
  * - Nothing that comes from the run is read before init said "started". If it never does, what is on stderr is
  *   bwrap's or init's complaint: it goes into the log, never to the client.
  * - Death. SIGKILL for process 1 of the namespace, found as bwrap's only child. The kernel kills every process of
@@ -15,16 +15,16 @@
  *   waits for process 1. So bwrap's exit is the death of the last process, whatever it forked, ignored or held.
  * - If the runner dies (-9 too) bwrap gets SIGKILL as its child, and process 1 as bwrap's (PR_SET_PDEATHSIG).
  */
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { promisify } from 'node:util';
 import type { Limits } from '../protocol/limits.ts';
 import { BWRAP, PERL, readable, rootLinks, virtualEnvironment } from './host.ts';
+import { makePipes, openPipe } from './pipes.ts';
 import { ETC, OWN_ETC, sandboxArguments } from './sandbox.ts';
 import { compileSeccomp, currentArch, loadProfile } from './seccomp/compile.ts';
 
@@ -61,7 +61,7 @@ export type LaunchEnd =
   | { readonly kind: 'broken'; readonly reason: string };
 
 export interface LaunchedRun {
-  /** Host pid of process 1 of the run's pid namespace; undefined before it exists. */
+  /** Host pid of process 1 of the run's pid namespace, while the program runs in its finished sandbox. */
   pid1(): number | undefined;
   /** Ends every process of the run. May be called at any time, more than once. */
   kill(): void;
@@ -90,23 +90,23 @@ const RLIMIT = { cpu: 0, fsize: 1, data: 2, core: 4, nproc: 6, nofile: 7, msgque
 
 export class ColdLauncher implements Launcher {
   readonly #dir: string;
+  readonly #pipes: readonly number[];
   readonly #bwrapArguments: (workspace: string) => string[];
   readonly #filters: { readonly open: Uint8Array; readonly strict: Uint8Array };
   readonly #options: ColdLauncherOptions;
 
-  /** @throws when the private directory or the FIFOs cannot be made, or the machine's architecture is not supported */
+  /** @throws when the private directory or the pipes cannot be made, or the machine's architecture is not supported */
   static async create(options: ColdLauncherOptions): Promise<ColdLauncher> {
     const dir = await mkdtemp(join(tmpdir(), 'nox-runner-'));
     await chmod(dir, 0o700);
     await mkdir(join(dir, 'etc'));
     for (const [name, text] of Object.entries(OWN_ETC)) await writeFile(join(dir, 'etc', name), text);
-    const fifos = Array.from({ length: options.slots }, (_, slot) => STREAMS.map((name) => fifoPath(dir, slot, name)));
-    await promisify(execFile)('mkfifo', ['-m', '600', ...fifos.flat()], { env: {} });
-    return new ColdLauncher(dir, options);
+    return new ColdLauncher(dir, await makePipes(options.slots * STREAMS.length), options);
   }
 
-  private constructor(dir: string, options: ColdLauncherOptions) {
+  private constructor(dir: string, pipes: readonly number[], options: ColdLauncherOptions) {
     this.#dir = dir;
+    this.#pipes = pipes;
     this.#options = options;
     const host = {
       etcDir: join(dir, 'etc'),
@@ -126,13 +126,14 @@ export class ColdLauncher implements Launcher {
   }
 
   async close(): Promise<void> {
+    for (const pipe of this.#pipes) closeSync(pipe);
     await rm(this.#dir, { recursive: true, force: true });
   }
 
   #spawn(slot: number, plan: LaunchPlan): Spawned {
     const opened: number[] = [];
     const open = (name: Stream, flags: number) => {
-      const fd = openSync(fifoPath(this.#dir, slot, name), flags);
+      const fd = openPipe(this.#pipes[slot * STREAMS.length + STREAMS.indexOf(name)], flags);
       opened.push(fd);
       return fd;
     };
@@ -211,7 +212,6 @@ function packStrings(fields: readonly (string | Uint8Array)[]): Buffer {
 
 const STREAMS = ['stdin', 'stdout', 'stderr'] as const;
 type Stream = (typeof STREAMS)[number];
-const fifoPath = (dir: string, slot: number, name: Stream): string => join(dir, `${String(slot)}-${name}`);
 
 interface Spawned {
   readonly child: ChildProcess;
@@ -250,6 +250,10 @@ class ColdRun implements LaunchedRun {
   }
 
   pid1(): number | undefined {
+    return this.#started ? this.#findPid1() : undefined;
+  }
+
+  #findPid1(): number | undefined {
     const bwrap = this.#spawned.child.pid;
     if (this.#exited || bwrap === undefined) return undefined;
     this.#pid1 ??= onlyChild(bwrap);
@@ -260,7 +264,7 @@ class ColdRun implements LaunchedRun {
     this.#killed = true;
     // bwrap has not been waited for, so neither its pid nor its child's can have been taken by another process.
     if (this.#exited) return;
-    const pid1 = this.pid1();
+    const pid1 = this.#findPid1();
     if (pid1 === undefined || !this.#started) this.#spawned.child.kill('SIGKILL');
     if (pid1 !== undefined) killProcess(pid1);
   }
@@ -275,7 +279,7 @@ class ColdRun implements LaunchedRun {
 
   #onHello(control: Duplex, encodedPlan: Buffer): void {
     if (this.#plan.onNamespaces === undefined) return;
-    const pid1 = this.pid1();
+    const pid1 = this.#findPid1();
     try {
       if (pid1 === undefined) throw new Error('process 1 of the run cannot be found in /proc');
       this.#plan.onNamespaces(pid1);
@@ -310,7 +314,7 @@ class ColdRun implements LaunchedRun {
       });
       stdout.resume();
     }
-    // All writers are dead: what is left in the FIFOs comes at once, then their end.
+    // All writers are dead: what is left in the pipes comes at once, then their end.
     await Promise.all([closed(stdout), closed(stderr)]);
     if (failure !== undefined) return { kind: 'broken', reason: `start of ${BWRAP}: ${failure.message}` };
     if (this.#report !== undefined) return this.#report;

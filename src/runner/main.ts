@@ -1,13 +1,14 @@
 /** The runner as a process of its own, behind a unix socket. */
 import { fail, loadConfig, makeLog, onStop } from '../main.ts';
 import { serve } from '../transport/unix-socket.ts';
-import { startRunner, UnfitError } from './start.ts';
+import { explainFailure, prepareRunner, startRunner } from './start.ts';
 
 /** A request as JSON is as long as the body that it came in, but for the names around it. */
 const ENVELOPE_BYTES = 64 * 1024;
 
 const config = loadConfig('runner');
 const log = makeLog(config.logLevel, 'nox-runner');
+prepareRunner(config);
 try {
   const { executor } = await startRunner(config, log);
   const server = await serve(executor, config.runnerSocket, 2 * config.maxBodyBytes + ENVELOPE_BYTES);
@@ -17,5 +18,5 @@ try {
   });
   log.info({ socket: config.runnerSocket }, 'listening');
 } catch (error) {
-  fail(error instanceof UnfitError ? `this machine cannot run code safely:\n${error.message}` : String(error));
+  fail(explainFailure(error));
 }

@@ -29,6 +29,8 @@ export interface Meter {
 /** CLK_TCK: 100 on every architecture of Linux that Nox supports (sysconf(3); it is a constant of the user ABI). */
 const TICKS_PER_SECOND = 100;
 const PAGE = 4096;
+/** statfs(2) */
+const TMPFS_MAGIC = 0x01021994;
 
 export class ProcMeter implements Meter {
   readonly #memoryLimit: number;
@@ -119,10 +121,10 @@ function tmpfsBytes(pid1: number): number {
   let bytes = 0;
   for (const dir of ['tmp', 'dev/shm']) {
     try {
-      const { blocks, bfree, bsize } = statfsSync(`/proc/${String(pid1)}/root/${dir}`);
-      bytes += (blocks - bfree) * bsize;
+      const { type, blocks, bfree, bsize } = statfsSync(`/proc/${String(pid1)}/root/${dir}`);
+      if (type === TMPFS_MAGIC) bytes += (blocks - bfree) * bsize;
     } catch {
-      // Process 1 is gone, or has not mounted it yet.
+      // Process 1 is gone.
     }
   }
   return bytes;

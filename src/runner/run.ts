@@ -170,14 +170,17 @@ class Run {
 
   #result(end: LaunchEnd, final: FinalSample, wallSeconds: number): RunResult {
     const program = end.kind === 'program' ? end : undefined;
+    const { limits } = this.#order;
+    const cpuSeconds = program === undefined ? final.cpuSeconds : program.userSeconds + program.systemSeconds;
     const outcome = decideOutcome({
       cause: this.#cause,
       exitCode: program?.exitCode ?? null,
       signal: program?.signal ?? null,
       oomKilled: final.oomKilled,
+      cpuLimitReached: cpuSeconds > 0.9 * limits.cpuSeconds,
       processLimitHit: final.processLimitHit,
     });
-    const limitName = LIMIT_OF[outcome];
+    const limitName = outcome === 'disk_limit' && this.#cause === undefined ? 'fileBytes' : LIMIT_OF[outcome];
     return {
       outcome,
       exitCode: program?.exitCode ?? null,
@@ -185,7 +188,7 @@ class Run {
       omitted: { stdout: this.#stdout.omitted, stderr: this.#stderr.omitted },
       ...(limitName === undefined
         ? {}
-        : { limit: { name: limitName, value: this.#order.limits[limitName], unit: LIMITS[limitName].unit } }),
+        : { limit: { name: limitName, value: limits[limitName], unit: LIMITS[limitName].unit } }),
       usage: {
         wallSeconds,
         // A killed run reports nothing itself; the last measurement does not tell user from system time.

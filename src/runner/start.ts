@@ -1,7 +1,8 @@
 /** Makes a runner that is known to work: checks the machine, then puts the parts together. */
 import type { Logger } from 'pino';
 import type { Config } from '../config.ts';
-import { CgroupMeter, openCgroup, type CgroupState } from './cgroup.ts';
+import { dropRoot, makeDirectoryFor, startedAsRoot } from '../privilege.ts';
+import { CgroupMeter, delegateCgroup, openCgroup, type CgroupState } from './cgroup.ts';
 import { runChecks, type Check } from './check.ts';
 import { DiskWatch } from './disk.ts';
 import { LocalExecutor } from './executor.ts';
@@ -20,6 +21,18 @@ export interface StartedRunner {
 /** Says what is missing and how to mend it, a line each. */
 export class UnfitError extends Error {
   override readonly name = 'UnfitError';
+}
+
+/** What only root can do, then root is given up: a workspace and a cgroup of the runner's own. */
+export function prepareRunner(config: Config): void {
+  if (startedAsRoot && config.cgroup !== 'off') delegateCgroup(config.runUid);
+  makeDirectoryFor(config.runUid, config.sandbox);
+  dropRoot(config.runUid, config.runUid);
+}
+
+export function explainFailure(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  return error instanceof UnfitError ? `this machine cannot run code safely:\n${message}` : message;
 }
 
 /** @throws UnfitError when the machine cannot run code as safely as it must */

@@ -26,10 +26,9 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { NAME_MAX, PATH_MAX } from '../protocol/messages.ts';
+import { O_PATH } from './pipes.ts';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
-/** open(2); Node does not export it. The same on x86_64 and aarch64. */
-const O_PATH = 0o10000000;
 /** path_resolution(7): the kernel's own bound. */
 const LINKS_MAX = 40;
 const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;

@@ -18,6 +18,7 @@ import type { Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { stripVTControlCharacters } from 'node:util';
 
 export const SUITES = ['bookworm', 'trixie'] as const;
 export type Suite = (typeof SUITES)[number];
@@ -55,7 +56,7 @@ export class MachineError extends Error {
 const HERE = import.meta.dirname;
 const BOOT_SECONDS = 300;
 const COMMAND_SECONDS = 120;
-const CONSOLE_LINES = 40;
+const CONSOLE_LINES = 20;
 
 /** Boots a machine and resolves when systemd has started everything. */
 export async function boot(options: BootOptions = {}): Promise<Machine> {
@@ -301,7 +302,9 @@ export class Machine {
 
   #consoleTail(): string {
     if (!existsSync(this.console)) return '';
-    const lines = readFileSync(this.console, 'utf8').trimEnd().split(/\r*\n/);
+    const text = stripVTControlCharacters(readFileSync(this.console, 'utf8'));
+    // systemd redraws its "Job … running" line each half second.
+    const lines = text.split(/[\r\n]+/).filter((line) => !/^(M|\s)*$|Job .*\(.*[0-9]s/.test(line));
     const tail = lines.slice(-CONSOLE_LINES).map((line) => `  | ${line}`);
     return [`console (whole log: ${this.console}):`, ...tail].join('\n');
   }

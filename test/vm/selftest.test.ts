@@ -87,10 +87,10 @@ cat run/memory.events
     await t.test('lets an unprivileged unit nest namespaces in a bubblewrap sandbox', async () => {
       const program = [
         `syscall(${SYS_UNSHARE}, ${CLONE_NEWNS}) == 0 or die "unshare: $!"`,
-        `my ($type, $dir, $none) = ("tmpfs", "/tmp", "")`,
+        `my ($type, $dir, $none) = ("tmpfs", "/mnt", "")`,
         `syscall(${SYS_MOUNT}, $type, $dir, $type, 0, $none) == 0 or die "mount: $!"`,
         `open(my $f, "<", "/proc/self/mountinfo")`,
-        `print scalar(grep { m{ /tmp .* - tmpfs } } <$f>), " $<\\n"`,
+        `print scalar(grep { m{ /mnt .* - tmpfs } } <$f>), " $<\\n"`,
       ].join('; ');
       await m.write('/usr/local/lib/nest.pl', program);
       const out = await m.succeed(

@@ -11,6 +11,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/common.sh"
 need_tools
 cd "$here/../.."
+# A machine whose test was killed leaves its disks.
+find "$cache" -maxdepth 1 '(' -name 'machine.*' -o -name 'source.*' -o -name 'build.*' ')' -mmin +1440 -exec rm -rf {} +
+find "$cache" -path '*/console/*' -mtime +14 -delete
 work=$(mktemp -d "$cache/source.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 

@@ -225,7 +225,9 @@ export function parseConfig(role: Role, env: Environment, defaults: Defaults = {
     NAMES.map((name) => [name, parseSetting(name, env[name] ?? defaults[name], faults)]),
   ) as Values;
   if (role === 'gateway' && values.NOX_API_TOKEN === '') {
-    faults.push('NOX_API_TOKEN: missing or empty; set it to a secret of your own, for example from `openssl rand -hex 32`');
+    faults.push(
+      'NOX_API_TOKEN: missing or empty; set it to a secret of your own, for example from `openssl rand -hex 32`',
+    );
   }
   if (faults.length > 0) throw new ConfigError(faults.join('\n'));
   return assemble(values);
@@ -236,7 +238,8 @@ function parseSetting(name: SettingName, text: string | undefined, faults: strin
   if (text === undefined) return setting.default;
   if (setting.kind === 'text') {
     if (setting.pattern !== undefined && !setting.pattern.test(text)) {
-      const shown = setting.secret === true ? `a value of ${String(text.length)} characters` : JSON.stringify(text);
+      const shown =
+        setting.secret === true ? `a value of ${String(text.length)} characters` : JSON.stringify(text);
       faults.push(`${name}: ${shown} is not ${setting.shape ?? 'valid'}`);
     }
     return text;

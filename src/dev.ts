@@ -6,21 +6,14 @@
  */
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { readEnvironment, type Defaults } from './config.ts';
 import { buildGateway } from './gateway/app.ts';
 import { listen } from './gateway/listen.ts';
 import { fail, loadConfig, makeLog, onStop } from './main.ts';
-import { startedAsRoot } from './privilege.ts';
 import { explainFailure, prepareRunner, startRunner } from './runner/start.ts';
+import { developmentDefaults, stateDir } from './state.ts';
 import { connect } from './transport/in-process.ts';
-
-/** Root's home is closed to the user that the server becomes; everybody else keeps their own state. */
-function stateDir(): string {
-  if (startedAsRoot) return '/var/lib/nox';
-  return join(readEnvironment()['XDG_STATE_HOME'] ?? join(homedir(), '.local', 'state'), 'nox');
-}
 
 /** The token of the last start, or a new one, in a file that only the user can read. */
 function ownToken(file: string): string {
@@ -34,11 +27,10 @@ function ownToken(file: string): string {
   }
 }
 
-const dir = stateDir();
-const tokenFile = join(dir, 'token');
+const tokenFile = join(stateDir(), 'token');
 const given = readEnvironment()['NOX_API_TOKEN'];
 const defaults: Defaults = {
-  NOX_SANDBOX: join(dir, 'sandbox'),
+  ...developmentDefaults(),
   ...(given === undefined ? { NOX_API_TOKEN: ownToken(tokenFile) } : {}),
 };
 const config = loadConfig('gateway', defaults);

@@ -1,6 +1,14 @@
 /** What every program of Nox does at its start and its end: settings, log, signals, one way to fail. */
 import { destination, pino, type Logger } from 'pino';
-import { ConfigError, describeConfig, parseConfig, readEnvironment, type Config, type Defaults, type Role } from './config.ts';
+import {
+  ConfigError,
+  describeConfig,
+  parseConfig,
+  readEnvironment,
+  type Config,
+  type Defaults,
+  type Role,
+} from './config.ts';
 
 export function makeLog(level: string, name: string): Logger {
   // Synchronous: a line that was written before a crash is there after it.

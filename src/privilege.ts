@@ -12,7 +12,9 @@ export function dropRoot(uid: number, gid: number): void {
     process.setgid?.(gid);
     process.setuid?.(uid);
   } catch (error) {
-    fail(`cannot become uid ${String(uid)}, gid ${String(gid)} (${(error as Error).message}): set NOX_RUN_UID and NOX_API_UID to ids that this machine has`);
+    fail(
+      `cannot become uid ${String(uid)}, gid ${String(gid)} (${(error as Error).message}): set NOX_RUN_UID and NOX_API_UID to ids that this machine has`,
+    );
   }
   const ids = [process.getuid?.(), process.geteuid?.(), process.getgid?.(), process.getegid?.()];
   if (ids.includes(0) || process.getgroups?.().includes(0) === true) fail('is still root');
@@ -20,5 +22,6 @@ export function dropRoot(uid: number, gid: number): void {
 
 /** Makes a directory, as root for the user that the server becomes. One that is there is left as it is. */
 export function makeDirectoryFor(uid: number, path: string): void {
-  if (mkdirSync(path, { recursive: true, mode: 0o755 }) !== undefined && startedAsRoot) chownSync(path, uid, uid);
+  if (mkdirSync(path, { recursive: true, mode: 0o755 }) !== undefined && startedAsRoot)
+    chownSync(path, uid, uid);
 }

@@ -7,7 +7,14 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import multipart from '@fastify/multipart';
-import Fastify, { LogController, type FastifyBaseLogger, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import Fastify, {
+  type FastifyBaseLogger,
+  LogController,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from 'fastify';
 import type { Logger } from 'pino';
 import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
@@ -37,8 +44,9 @@ const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as 
 
 export async function buildGateway(options: GatewayOptions): Promise<FastifyInstance> {
   const authorized = bearerCheck(options.token);
+  const loggerInstance: FastifyBaseLogger = options.log;
   const app = Fastify({
-    loggerInstance: options.log as FastifyBaseLogger,
+    loggerInstance,
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
     bodyLimit: options.maxBodyBytes,
     requestTimeout: REQUEST_TIMEOUT_MS,
@@ -66,7 +74,9 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
       done();
       return;
     }
-    done(authorized(request.headers.authorization) ? undefined : new NoxError('unauthorized', 'Unauthorized'));
+    done(
+      authorized(request.headers.authorization) ? undefined : new NoxError('unauthorized', 'Unauthorized'),
+    );
   });
   app.addHook('onResponse', (request, reply, done) => {
     const { method, routeOptions } = request;
@@ -78,11 +88,14 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     done();
   });
 
-  app.setErrorHandler<FastifyError | NoxError>((error, request, reply) => sendError(toNoxError(error, request), reply));
+  app.setErrorHandler<FastifyError | NoxError>((error, request, reply) =>
+    sendError(toNoxError(error, request), reply),
+  );
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0] ?? '';
     const allowed = METHODS.filter((method) => app.hasRoute({ method, url: path }));
-    if (allowed.length === 0) return sendError(new NoxError('not_found', `No call ${request.method} ${path}`), reply);
+    if (allowed.length === 0)
+      return sendError(new NoxError('not_found', `No call ${request.method} ${path}`), reply);
     void reply.header('allow', allowed.join(', '));
     return sendError(new NoxError('method_not_allowed', `${path} takes ${allowed.join(', ')}`), reply);
   });
@@ -121,7 +134,9 @@ function sendError(error: NoxError, reply: FastifyReply): FastifyReply {
   if (error.code === 'unauthorized') void reply.header('www-authenticate', 'Bearer');
   if (error.retryAfter !== undefined) void reply.header('retry-after', String(error.retryAfter));
   if (!reply.request.raw.complete) linger(reply.request.raw);
-  return reply.code(status).send({ detail: error.message, code: error.code, hint, requestId: reply.request.id });
+  return reply
+    .code(status)
+    .send({ detail: error.message, code: error.code, hint, requestId: reply.request.id });
 }
 
 /** A body that comes after its refusal: so much of it is read, and so long is waited for its end. */

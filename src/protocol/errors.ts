@@ -51,7 +51,11 @@ export const ERRORS = {
   invalid_request: { status: 422, retry: false, hint: 'Correct the field that the message names' },
   headers_too_large: { status: 431, retry: false, hint: 'Send at most 16 KiB of headers' },
   queue_full: { status: 429, retry: true, hint: 'Wait for `Retry-After` seconds, or send fewer at a time' },
-  queue_timeout: { status: 503, retry: true, hint: 'Wait for `Retry-After` seconds, or send fewer at a time' },
+  queue_timeout: {
+    status: 503,
+    retry: true,
+    hint: 'Wait for `Retry-After` seconds, or send fewer at a time',
+  },
   shutting_down: { status: 503, retry: true, hint: 'The server is stopping; try again in a moment' },
   cancelled: { status: 499, retry: false, hint: 'The client went away' },
   sandbox_error: {

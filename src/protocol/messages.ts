@@ -53,7 +53,7 @@ export type PutRequest = Static<typeof PutRequest>;
 export const PutResult = Type.Object({ saved: Type.String(), bytes: Type.Integer({ minimum: 0 }) });
 export type PutResult = Static<typeof PutResult>;
 
-export const Usage = Type.Object({
+const Usage = Type.Object({
   wallSeconds: Type.Number(),
   userSeconds: Type.Number(),
   systemSeconds: Type.Number(),
@@ -64,8 +64,6 @@ export const Usage = Type.Object({
   stdoutBytes: Type.Integer(),
   stderrBytes: Type.Integer(),
 });
-export type Usage = Static<typeof Usage>;
-
 export const RunResult = Type.Object({
   outcome: Type.Enum([...OUTCOMES]),
   exitCode: Type.Union([Type.Integer(), Type.Null()]),

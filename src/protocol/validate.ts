@@ -20,8 +20,8 @@ interface SchemaError {
 export function validator<T extends TSchema>(schema: T): (value: unknown) => Static<T> {
   const compiled = Compile(schema);
   return (value) => {
-    if (compiled.Check(value)) return value as Static<T>;
-    throw new NoxError('invalid_request', explain(value, compiled.Errors(value) as readonly SchemaError[]));
+    if (compiled.Check(value)) return value;
+    throw new NoxError('invalid_request', explain(value, compiled.Errors(value)));
   };
 }
 
@@ -36,12 +36,19 @@ function explain(value: unknown, errors: readonly SchemaError[]): string {
   const name = fieldName(error.instancePath);
   const shown = show(valueAt(value, error.instancePath));
   // A union's branches fail one by one at the same place: what they ask for is told together.
-  const wanted = new Set(errors.filter((each) => each.instancePath === error.instancePath && each.keyword !== 'anyOf').map((each) => each.message));
+  const wanted = new Set(
+    errors
+      .filter((each) => each.instancePath === error.instancePath && each.keyword !== 'anyOf')
+      .map((each) => each.message),
+  );
   return `${name === '' ? 'body' : name}: ${shown} ${[...wanted].join(' or ')}`;
 }
 
 const steps = (pointer: string): string[] =>
-  pointer.split('/').slice(1).map((step) => step.replaceAll('~1', '/').replaceAll('~0', '~'));
+  pointer
+    .split('/')
+    .slice(1)
+    .map((step) => step.replaceAll('~1', '/').replaceAll('~0', '~'));
 
 const fieldName = (pointer: string): string => steps(pointer).join('.');
 
@@ -53,6 +60,6 @@ function valueAt(value: unknown, pointer: string): unknown {
 }
 
 function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? 'nothing';
+  const text = value === undefined ? 'nothing' : JSON.stringify(value);
   return text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text;
 }

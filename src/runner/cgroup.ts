@@ -15,7 +15,8 @@ const ROOT = '/sys/fs/cgroup';
 const CONTROLLERS = ['memory', 'pids'] as const;
 
 export type CgroupState =
-  { readonly available: true; readonly path: string } | { readonly available: false; readonly reason: string };
+  | { readonly available: true; readonly path: string }
+  | { readonly available: false; readonly reason: string };
 
 /** Makes the runner's own cgroup ready to hold runs. Idempotent. */
 export function openCgroup(): CgroupState {
@@ -23,7 +24,8 @@ export function openCgroup(): CgroupState {
     const own = ownCgroup();
     // A second start inside the leaf: the subtree is one above.
     const path = own.endsWith('/runner') ? join(own, '..') : own;
-    if (path === ROOT) return { available: false, reason: 'the runner is in the root cgroup, which nobody can delegate' };
+    if (path === ROOT)
+      return { available: false, reason: 'the runner is in the root cgroup, which nobody can delegate' };
     const missing = CONTROLLERS.filter((name) => !words(join(path, 'cgroup.controllers')).includes(name));
     if (missing.length > 0) {
       return { available: false, reason: `${path} has no ${missing.join(' and ')} controller` };
@@ -42,7 +44,14 @@ export function openCgroup(): CgroupState {
 export function delegateCgroup(uid: number): void {
   const state = openCgroup();
   if (!state.available) return;
-  for (const name of ['', 'cgroup.procs', 'cgroup.subtree_control', 'cgroup.threads', 'runner', 'runner/cgroup.procs']) {
+  for (const name of [
+    '',
+    'cgroup.procs',
+    'cgroup.subtree_control',
+    'cgroup.threads',
+    'runner',
+    'runner/cgroup.procs',
+  ]) {
     chownSync(join(state.path, name), uid, uid);
   }
 }
@@ -85,9 +94,15 @@ export class CgroupMeter implements Meter {
 
   sample(): Sample {
     this.#last = {
-      memoryBytes: Math.max(this.#last.memoryBytes, this.#number('memory.peak') ?? this.#number('memory.current') ?? 0),
+      memoryBytes: Math.max(
+        this.#last.memoryBytes,
+        this.#number('memory.peak') ?? this.#number('memory.current') ?? 0,
+      ),
       cpuSeconds: this.#field('cpu.stat', 'usage_usec') / 1e6,
-      processes: Math.max(this.#last.processes, (this.#number('pids.peak') ?? this.#number('pids.current') ?? 1) - 1),
+      processes: Math.max(
+        this.#last.processes,
+        (this.#number('pids.peak') ?? this.#number('pids.current') ?? 1) - 1,
+      ),
     };
     return this.#last;
   }

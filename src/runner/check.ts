@@ -44,7 +44,12 @@ function attempt(name: string, find: () => string, remedy: string): Check {
 }
 
 function program(path: string, ...args: string[]): string {
-  return execFileSync(path, args, { env: {}, encoding: 'utf8', timeout: 10_000, stdio: ['ignore', 'pipe', 'pipe'] }).trim();
+  return execFileSync(path, args, {
+    env: {},
+    encoding: 'utf8',
+    timeout: 10_000,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  }).trim();
 }
 
 function firstLine(error: unknown): string {
@@ -93,13 +98,38 @@ const USERNS_SWITCHES: readonly (readonly [path: string, bad: string, remedy: st
 
 /** Tried, not inferred: a switch that is set does no harm where bwrap is allowed all the same. */
 function userNamespaces(): Check {
-  const culprit = USERNS_SWITCHES.find(([path, bad]) => readable(path) && readFileSync(path, 'utf8').trim() === bad);
-  const remedy = culprit?.[2] ?? 'allow unprivileged user namespaces: see `sysctl user.max_user_namespaces` and AppArmor';
-  const args = ['--unshare-user', '--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup'];
+  const culprit = USERNS_SWITCHES.find(
+    ([path, bad]) => readable(path) && readFileSync(path, 'utf8').trim() === bad,
+  );
+  const remedy =
+    culprit?.[2] ?? 'allow unprivileged user namespaces: see `sysctl user.max_user_namespaces` and AppArmor';
+  const args = [
+    '--unshare-user',
+    '--unshare-pid',
+    '--unshare-net',
+    '--unshare-ipc',
+    '--unshare-uts',
+    '--unshare-cgroup',
+  ];
   const tried = attempt(
     'user namespaces',
     () => {
-      program(BWRAP, ...args, '--uid', '1000', '--gid', '1000', '--ro-bind', '/', '/', '--proc', '/proc', '--dev', '/dev', '/usr/bin/env');
+      program(
+        BWRAP,
+        ...args,
+        '--uid',
+        '1000',
+        '--gid',
+        '1000',
+        '--ro-bind',
+        '/',
+        '/',
+        '--proc',
+        '/proc',
+        '--dev',
+        '/dev',
+        '/usr/bin/env',
+      );
       return 'bwrap makes all six kinds of namespace';
     },
     remedy,
@@ -114,7 +144,8 @@ function workspace(path: string): Check {
   return attempt(
     'workspace',
     () => {
-      if (SYSTEM_PLACES.some((place) => `${path}/`.startsWith(`${place}/`))) throw new Error(`${path} is a place of the system`);
+      if (SYSTEM_PLACES.some((place) => `${path}/`.startsWith(`${place}/`)))
+        throw new Error(`${path} is a place of the system`);
       const stats = statSync(path, { throwIfNoEntry: false });
       if (stats === undefined) throw new Error(`${path} does not exist`);
       if (!stats.isDirectory()) throw new Error(`${path} is not a directory`);
@@ -126,14 +157,29 @@ function workspace(path: string): Check {
 }
 
 /** Where the sandbox puts something of its own: a workspace there would hide it or be hidden. */
-const SYSTEM_PLACES = ['/usr', '/etc', '/proc', '/dev', '/sys', '/bin', '/sbin', '/lib', '/lib64', '/run/nox-runner'];
+const SYSTEM_PLACES = [
+  '/usr',
+  '/etc',
+  '/proc',
+  '/dev',
+  '/sys',
+  '/bin',
+  '/sbin',
+  '/lib',
+  '/lib64',
+  '/run/nox-runner',
+];
 
 function interpreter(python: string): Check {
   const remedy = `apt-get install python3, or set NOX_PYTHON to an interpreter in /usr or in a virtual environment`;
   return attempt(
     'interpreter',
     () => {
-      const real = program(python, '-c', 'import os,sys; print(os.path.realpath(sys.executable)); print(sys.version.split()[0])');
+      const real = program(
+        python,
+        '-c',
+        'import os,sys; print(os.path.realpath(sys.executable)); print(sys.version.split()[0])',
+      );
       const [path = '', version = ''] = real.split('\n');
       const venv = virtualEnvironment(python);
       if (!path.startsWith('/usr/') && (venv === undefined || !path.startsWith(`${venv}/`))) {

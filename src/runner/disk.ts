@@ -69,7 +69,9 @@ export class DiskWatch {
   watch(stop: () => void): () => void {
     const watched = { usedAtStart: this.#used, stop };
     this.#runs.add(watched);
-    this.#timer ??= setInterval(() => { this.#tick(); }, TICK_MS).unref();
+    this.#timer ??= setInterval(() => {
+      this.#tick();
+    }, TICK_MS).unref();
     return () => {
       this.#runs.delete(watched);
       if (this.#runs.size > 0) return;
@@ -118,7 +120,14 @@ export class DiskWatch {
 async function diskUsage(path: string): Promise<number> {
   const links = [...rootLinks()].flatMap(([name, target]) => ['--symlink', target, name]);
   const args = [
-    ...['--unshare-user', '--unshare-pid', '--unshare-net', '--unshare-ipc', '--die-with-parent', '--new-session'],
+    ...[
+      '--unshare-user',
+      '--unshare-pid',
+      '--unshare-net',
+      '--unshare-ipc',
+      '--die-with-parent',
+      '--new-session',
+    ],
     ...['--uid', '0', '--gid', '0', '--cap-drop', 'ALL', '--cap-add', 'CAP_DAC_READ_SEARCH'],
     ...['--ro-bind', '/usr', '/usr', ...links, '--ro-bind', path, path],
     ...['/usr/bin/du', '--summarize', '--one-file-system', '--block-size=1', path],

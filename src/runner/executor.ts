@@ -56,18 +56,28 @@ export class LocalExecutor implements Executor {
     const slot = await this.#slots.acquire(anySignal);
     const queue = new EventQueue();
     const log = this.#options.log.child({ requestId: checked.id });
-    const done = executeRun(this.#options.context, { slot, request: checked, limits, log }, anySignal, (event) => {
-      queue.push(event);
-    })
+    const done = executeRun(
+      this.#options.context,
+      { slot, request: checked, limits, log },
+      anySignal,
+      (event) => {
+        queue.push(event);
+      },
+    )
       .then((result) => {
         this.#judge(result);
-        log.info({ outcome: result.outcome, exitCode: result.exitCode, signal: result.signal, usage: result.usage }, 'run');
+        log.info(
+          { outcome: result.outcome, exitCode: result.exitCode, signal: result.signal, usage: result.usage },
+          'run',
+        );
         queue.push({ type: 'end', result });
       })
       .catch((error: unknown) => {
         queue.fail(this.#toNoxError(error, log));
       })
-      .finally(() => { this.#slots.release(slot); });
+      .finally(() => {
+        this.#slots.release(slot);
+      });
     this.#track(done);
     try {
       yield* queue;
@@ -118,7 +128,9 @@ export class LocalExecutor implements Executor {
     if (error instanceof NoxError) return error;
     log.error({ err: error }, 'sandbox_error');
     const full = MACHINE_FULL.includes((error as NodeJS.ErrnoException).code ?? '');
-    const message = full ? 'The disk of the server is full' : 'The server could not do this; its log has the reason';
+    const message = full
+      ? 'The disk of the server is full'
+      : 'The server could not do this; its log has the reason';
     return new NoxError('sandbox_error', message, { cause: error });
   }
 
@@ -139,7 +151,8 @@ export class LocalExecutor implements Executor {
   async #tryAgain(): Promise<void> {
     const program = { kind: 'command' as const, argv: ['true'] };
     try {
-      for await (const event of this.run({ id: 'self-test', program }, this.#closing.signal)) void event;
+      for await (const event of this.run({ id: 'self-test', program }, this.#closing.signal))
+        if (event.type === 'end') return;
     } catch {
       // A full queue or a stop: the runs of others will tell.
     }
@@ -175,7 +188,7 @@ function lowerLimits(limits: Limits, asked: LimitsRequest | undefined): Limits {
     const message = `limits.${name}: ${String(value)} is more than the ${String(limits[name])} of ${LIMITS[name].setting}`;
     throw new NoxError('invalid_request', message);
   }
-  return { ...limits, ...asked } as Limits;
+  return { ...limits, ...asked };
 }
 
 async function* bounded(
@@ -187,7 +200,8 @@ async function* bounded(
   for await (const chunk of body) {
     if (signal.aborted) throw new NoxError('cancelled', 'The upload was cancelled');
     bytes += chunk.length;
-    if (bytes > limit) throw new NoxError('payload_too_large', `The file has more than ${String(limit)} bytes`);
+    if (bytes > limit)
+      throw new NoxError('payload_too_large', `The file has more than ${String(limit)} bytes`);
     yield chunk;
   }
   if (signal.aborted) throw new NoxError('cancelled', 'The upload was cancelled');
@@ -216,7 +230,10 @@ class EventQueue implements AsyncIterable<RunEvent> {
         if (event.type === 'end') return;
       }
       if (this.#failure !== undefined) throw this.#failure;
-      if (this.#events.length === 0) await new Promise<void>((resolve) => { this.#wake = resolve; });
+      if (this.#events.length === 0)
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
     }
   }
 }

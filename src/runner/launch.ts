@@ -16,7 +16,7 @@
  * - If the runner dies (-9 too) bwrap gets SIGKILL as its child, and process 1 as bwrap's (PR_SET_PDEATHSIG).
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, constants, openSync, readFileSync } from 'node:fs';
+import { closeSync, constants, readFileSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -158,7 +158,10 @@ export class ColdLauncher implements Launcher {
         child,
         stdout: new Socket({ fd: stdoutRead, readable: true, writable: false }),
         stderr: new Socket({ fd: stderrRead, readable: true, writable: false }),
-        stdin: stdinWrite === undefined ? undefined : new Socket({ fd: stdinWrite, readable: false, writable: true }),
+        stdin:
+          stdinWrite === undefined
+            ? undefined
+            : new Socket({ fd: stdinWrite, readable: false, writable: true }),
       };
     } catch (error) {
       for (const fd of opened) closeSync(fd);
@@ -293,8 +296,12 @@ class ColdRun implements LaunchedRun {
   #onStarted(): void {
     this.#started = true;
     const { stdout, stderr, stdin } = this.#spawned;
-    stdout.on('data', (data: Buffer) => { this.#sink.stdout(data); });
-    stderr.on('data', (data: Buffer) => { this.#sink.stderr(data); });
+    stdout.on('data', (data: Buffer) => {
+      this.#sink.stdout(data);
+    });
+    stderr.on('data', (data: Buffer) => {
+      this.#sink.stderr(data);
+    });
     // A program need not read its input.
     stdin?.on('error', () => undefined);
     stdin?.end(this.#plan.stdin ?? '');
@@ -304,7 +311,9 @@ class ColdRun implements LaunchedRun {
     const { child, stdout, stderr, stdin } = this.#spawned;
     const failure = await new Promise<Error | undefined>((resolve) => {
       child.once('error', resolve);
-      child.once('close', () => { resolve(undefined); });
+      child.once('close', () => {
+        resolve(undefined);
+      });
     });
     this.#exited = true;
     stdin?.destroy();
@@ -328,7 +337,12 @@ class ColdRun implements LaunchedRun {
 function closed(socket: Socket): Promise<void> {
   return new Promise((resolve) => {
     if (socket.closed) resolve();
-    else socket.once('close', () => { resolve(); }).on('error', () => undefined);
+    else
+      socket
+        .once('close', () => {
+          resolve();
+        })
+        .on('error', () => undefined);
   });
 }
 

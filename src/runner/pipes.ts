@@ -11,7 +11,8 @@ import { PERL } from './host.ts';
 /** open(2); Node does not export it. The same on x86_64 and aarch64. */
 export const O_PATH = 0o10000000;
 
-const MAKER = '$| = 1; for (1 .. shift) { pipe my $r, my $w; push @held, $r, $w; print fileno $r, " " } print "\\n"; <STDIN>';
+const MAKER =
+  '$| = 1; for (1 .. shift) { pipe my $r, my $w; push @held, $r, $w; print fileno $r, " " } print "\\n"; <STDIN>';
 
 /** @returns a handle for each pipe, to be opened with `openPipe` and closed with `closeSync` */
 export async function makePipes(count: number): Promise<number[]> {
@@ -22,7 +23,10 @@ export async function makePipes(count: number): Promise<number[]> {
     line += String(data);
     if (line.endsWith('\n')) break;
   }
-  const handles = line.trim().split(' ').map((fd) => openSync(`/proc/${String(maker.pid)}/fd/${fd}`, O_PATH));
+  const handles = line
+    .trim()
+    .split(' ')
+    .map((fd) => openSync(`/proc/${String(maker.pid)}/fd/${fd}`, O_PATH));
   maker.stdin.end();
   await exited;
   const distinct = new Set(handles.map((handle) => fstatSync(handle).ino)).size;

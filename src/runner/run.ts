@@ -78,18 +78,25 @@ async function placeProgram(context: RunContext, program: RunRequest['program'])
   const { workspace, python } = context;
   const { code, filename, args } = program;
   let name: string;
-  let release = () => undefined as void;
+  let release: () => void = () => undefined;
   if (filename === undefined) {
     const claimed = workspace.claim(DEFAULT_SCRIPT);
     name = claimed;
-    release = () => { workspace.release(claimed); };
+    release = () => {
+      workspace.release(claimed);
+    };
   } else {
     const { saved } = await workspace.write(filename, [Buffer.from(code)], context.disk.room);
     context.disk.added(Buffer.byteLength(code));
     name = relative(workspace.path, saved);
   }
   const shown = filename === undefined ? name : pathNames(filename).join('/');
-  return { argv: [python, `${workspace.path}/${shown}`, ...args], script: { name, code }, python: true, release };
+  return {
+    argv: [python, `${workspace.path}/${shown}`, ...args],
+    script: { name, code },
+    python: true,
+    release,
+  };
 }
 
 class Run {
@@ -103,7 +110,9 @@ class Run {
     this.#context = context;
     this.#order = order;
     const bounded = (stream: 'stdout' | 'stderr') =>
-      new BoundedOutput(order.limits.outputBytes, (data) => { emit({ type: 'output', stream, data }); });
+      new BoundedOutput(order.limits.outputBytes, (data) => {
+        emit({ type: 'output', stream, data });
+      });
     this.#stdout = bounded('stdout');
     this.#stderr = bounded('stderr');
   }
@@ -117,19 +126,31 @@ class Run {
     let final: FinalSample;
     try {
       const launched = launcher.launch(slot, this.#plan(placed, meter), {
-        stdout: (data) => { this.#stdout.write(data); },
-        stderr: (data) => { this.#stderr.write(data); },
+        stdout: (data) => {
+          this.#stdout.write(data);
+        },
+        stderr: (data) => {
+          this.#stderr.write(data);
+        },
       });
       const impose = (cause: ImposedCause) => {
         this.#cause ??= cause;
         launched.kill();
       };
-      const onAbort = () => { impose('cancelled'); };
+      const onAbort = () => {
+        impose('cancelled');
+      };
       if (signal.aborted) onAbort();
       signal.addEventListener('abort', onAbort, { once: true });
-      const timeout = setTimeout(() => { impose('timeout'); }, limits.wallSeconds * 1000);
-      const sampling = setInterval(() => { this.#sample(meter, launched.pid1(), impose); }, SAMPLE_MS);
-      const unwatch = disk.watch(() => { impose('disk_limit'); });
+      const timeout = setTimeout(() => {
+        impose('timeout');
+      }, limits.wallSeconds * 1000);
+      const sampling = setInterval(() => {
+        this.#sample(meter, launched.pid1(), impose);
+      }, SAMPLE_MS);
+      const unwatch = disk.watch(() => {
+        impose('disk_limit');
+      });
       end = await launched.ended;
       clearTimeout(timeout);
       clearInterval(sampling);

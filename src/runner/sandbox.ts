@@ -51,10 +51,21 @@ export const ROOT_DIRS = ['/bin', '/lib', '/lib32', '/lib64', '/libx32', '/sbin'
 export function sandboxArguments(plan: SandboxPlan): string[] {
   const roots = [...plan.rootLinks].flatMap(([path, target]) => ['--symlink', target, path]);
   const etc = plan.etc.flatMap((path) => ['--ro-bind', path, path]);
-  const ownEtc = Object.keys(OWN_ETC).flatMap((name) => ['--ro-bind', `${plan.etcDir}/${name}`, `/etc/${name}`]);
+  const ownEtc = Object.keys(OWN_ETC).flatMap((name) => [
+    '--ro-bind',
+    `${plan.etcDir}/${name}`,
+    `/etc/${name}`,
+  ]);
   return [
     // Each by name: `--unshare-all` would go on without a cgroup namespace.
-    ...['--unshare-user', '--unshare-pid', '--unshare-ipc', '--unshare-uts', '--unshare-net', '--unshare-cgroup'],
+    ...[
+      '--unshare-user',
+      '--unshare-pid',
+      '--unshare-ipc',
+      '--unshare-uts',
+      '--unshare-net',
+      '--unshare-cgroup',
+    ],
     ...['--hostname', 'nox', '--uid', '1000', '--gid', '1000'],
     // A new session has no controlling terminal: TIOCSTI has nothing to push into.
     ...['--die-with-parent', '--new-session', '--as-pid-1'],

@@ -19,7 +19,7 @@ export interface StartedRunner {
 }
 
 /** Says what is missing and how to mend it, a line each. */
-export class UnfitError extends Error {
+class UnfitError extends Error {
   override readonly name = 'UnfitError';
 }
 
@@ -49,12 +49,14 @@ export async function startRunner(config: Config, log: Logger): Promise<StartedR
     maxUploadBytes: config.maxUploadBytes,
     log,
   });
-  const limitsBy = cgroup.available ? `cgroup v2 (${cgroup.path})` : `rlimits and a watcher (${cgroup.reason})`;
+  const limitsBy = cgroup.available
+    ? `cgroup v2 (${cgroup.path})`
+    : `rlimits and a watcher (${cgroup.reason})`;
   log.info({ workspace: config.sandbox, python: context.python, slots: config.slots, limitsBy }, 'runner');
   return { executor, context, cgroup };
 }
 
-export function explain(check: Check): string {
+function explain(check: Check): string {
   return `${check.name}: ${check.value}${check.pass ? '' : `\n  remedy: ${check.remedy}`}`;
 }
 

@@ -104,7 +104,9 @@ export class Workspace {
     try {
       const bytes = await writeAndSync(temporary, body, room);
       const { dir, name, saved } = walk.to(names);
-      withAccess(dir, () => { renameSync(temporary, at(dir, name)); });
+      withAccess(dir, () => {
+        renameSync(temporary, at(dir, name));
+      });
       await syncDirectory(dir);
       return { saved, bytes };
     } catch (error) {
@@ -141,7 +143,9 @@ export class Workspace {
       this.#claims.set(name, left);
     } else {
       this.#claims.delete(name);
-      this.#withRoot((root) => { removePlaceholder(root, name); });
+      this.#withRoot((root) => {
+        removePlaceholder(root, name);
+      });
     }
   }
 
@@ -265,9 +269,12 @@ async function writeAndSync(
   try {
     for await (const chunk of body) {
       if (bytes + chunk.length > room) {
-        throw new NoxError('workspace_full', `The workspace has room for ${String(Math.max(0, room))} bytes more`);
+        throw new NoxError(
+          'workspace_full',
+          `The workspace has room for ${String(Math.max(0, room))} bytes more`,
+        );
       }
-      for (let done = 0; done < chunk.length; ) done += (await file.write(chunk, done)).bytesWritten;
+      for (let done = 0; done < chunk.length;) done += (await file.write(chunk, done)).bytesWritten;
       bytes += chunk.length;
     }
     await file.sync();
@@ -296,7 +303,8 @@ function standsAsFile(root: number, name: string): boolean {
     fd = openSync(at(root, name), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644);
   } catch (error) {
     // Another run of the workspace was faster, with whatever it made there.
-    if (errorCode(error) === 'EEXIST') return lstatSync(at(root, name), { throwIfNoEntry: false })?.isFile() === true;
+    if (errorCode(error) === 'EEXIST')
+      return lstatSync(at(root, name), { throwIfNoEntry: false })?.isFile() === true;
     throw error;
   }
   futimesSync(fd, PLACEHOLDER_TIME, PLACEHOLDER_TIME);

@@ -25,7 +25,11 @@ export interface SocketServer {
 }
 
 /** @param maxRequestBytes the longest request that is taken from a gateway */
-export async function serve(executor: Executor, path: string, maxRequestBytes: number): Promise<SocketServer> {
+export async function serve(
+  executor: Executor,
+  path: string,
+  maxRequestBytes: number,
+): Promise<SocketServer> {
   await rm(path, { force: true });
   const sockets = new Set<Socket>();
   const server = createServer({ allowHalfOpen: true }, (socket) => {
@@ -48,7 +52,9 @@ export async function serve(executor: Executor, path: string, maxRequestBytes: n
 
 async function answer(executor: Executor, socket: Socket, maxRequestBytes: number): Promise<void> {
   const gone = new AbortController();
-  socket.once('close', () => { gone.abort(); });
+  socket.once('close', () => {
+    gone.abort();
+  });
   // A peer that vanished shows as 'close'; its error says no more.
   socket.on('error', () => undefined);
   const frames = readFrames(socket, maxRequestBytes);
@@ -70,7 +76,9 @@ async function answer(executor: Executor, socket: Socket, maxRequestBytes: numbe
     if (!socket.destroyed) socket.end(encodeFrame(FRAME.error, encodeError(error)));
   } finally {
     // What the client still sends is not read: the connection goes when the answer is out.
-    socket.once('finish', () => { socket.destroy(); });
+    socket.once('finish', () => {
+      socket.destroy();
+    });
     if (socket.writableFinished) socket.destroy();
   }
 }
@@ -83,7 +91,8 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
     }
     for (let at = 0; at < event.data.length; at += PIECE) {
       const piece = event.data.subarray(at, at + PIECE);
-      if (!socket.write(encodeFrame(FRAME[event.stream], piece))) await once(socket, 'drain', { signal: gone });
+      if (!socket.write(encodeFrame(FRAME[event.stream], piece)))
+        await once(socket, 'drain', { signal: gone });
     }
   }
 }
@@ -119,7 +128,8 @@ async function* dataOf(frames: AsyncGenerator<Frame>): AsyncGenerator<Buffer> {
 async function* readFrames(socket: Socket, maxPayload: number): AsyncGenerator<Frame> {
   const decoder = new FrameDecoder(maxPayload);
   try {
-    for await (const chunk of socket.iterator({ destroyOnReturn: false })) yield* decoder.push(chunk as Buffer);
+    for await (const chunk of socket.iterator({ destroyOnReturn: false }))
+      yield* decoder.push(chunk as Buffer);
   } catch (error) {
     // A connection that breaks is an end like any other: what is missing is noticed by whoever waits for it.
     if (error instanceof FrameError) throw error;
@@ -222,14 +232,17 @@ async function health(path: string): Promise<Health> {
 async function open(path: string, signal: AbortSignal): Promise<Socket> {
   if (signal.aborted) throw broken(signal);
   const socket = connectSocket({ path });
-  const onAbort = () => { socket.destroy(); };
+  const onAbort = () => {
+    socket.destroy();
+  };
   signal.addEventListener('abort', onAbort, { once: true });
-  socket.once('close', () => { signal.removeEventListener('abort', onAbort); });
+  socket.once('close', () => {
+    signal.removeEventListener('abort', onAbort);
+  });
   try {
     await once(socket, 'connect', { signal });
   } catch (cause) {
-    if (signal.aborted) throw broken(signal);
-    throw new NoxError('runner_unavailable', 'The gateway cannot reach the runner', { cause });
+    throw broken(signal, 'The gateway cannot reach the runner', cause);
   }
   socket.on('error', () => undefined);
   return socket;
@@ -244,11 +257,19 @@ function parseAnswer(frame: Frame): unknown {
   const value = JSON.parse(frame.payload.toString()) as unknown;
   if (frame.type === FRAME.answer) return value;
   const { code, message, retryAfter } = value as { code?: unknown; message?: unknown; retryAfter?: number };
-  throw new NoxError(isErrorCode(code) ? code : 'internal', String(message), retryAfter === undefined ? {} : { retryAfter });
+  throw new NoxError(
+    isErrorCode(code) ? code : 'internal',
+    String(message),
+    retryAfter === undefined ? {} : { retryAfter },
+  );
 }
 
-function broken(signal: AbortSignal): NoxError {
+function broken(
+  signal: AbortSignal,
+  message = 'The runner ended the connection without an answer',
+  cause?: unknown,
+): NoxError {
   return signal.aborted
     ? new NoxError('cancelled', 'The call was cancelled')
-    : new NoxError('runner_unavailable', 'The runner ended the connection without an answer');
+    : new NoxError('runner_unavailable', message, { cause });
 }

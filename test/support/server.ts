@@ -35,7 +35,8 @@ export async function makeDirectory(): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'nox-test-'));
   await chmod(dir, 0o755);
   await mkdir(join(dir, 'sandbox'));
-  for (const path of [dir, join(dir, 'sandbox')]) if (process.getuid?.() === 0) await chown(path, RUN_UID, RUN_UID);
+  for (const path of [dir, join(dir, 'sandbox')])
+    if (process.getuid?.() === 0) await chown(path, RUN_UID, RUN_UID);
   return dir;
 }
 
@@ -57,7 +58,9 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
     const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
     children.push(child);
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => { reject(new Error(`the server did not start:\n${log}`)); }, START_TIMEOUT_MS);
+      const timer = setTimeout(() => {
+        reject(new Error(`the server did not start:\n${log}`));
+      }, START_TIMEOUT_MS);
       const hear = (data: Buffer) => {
         log += data.toString();
         const match = ready.exec(log);
@@ -112,7 +115,12 @@ export interface RunAnswer extends Answer {
 }
 
 /** POSTs JSON with the token. */
-export async function post(server: Server, path: string, body: unknown, signal?: AbortSignal): Promise<Answer> {
+export async function post(
+  server: Server,
+  path: string,
+  body: unknown,
+  signal?: AbortSignal,
+): Promise<Answer> {
   const response = await fetch(`${server.url}${path}`, {
     method: 'POST',
     headers: { authorization: `Bearer ${server.token}` },
@@ -120,7 +128,11 @@ export async function post(server: Server, path: string, body: unknown, signal?:
     ...(signal === undefined ? {} : { signal }),
   });
   const text = await response.text();
-  return { status: response.status, headers: response.headers, body: JSON.parse(text) as Record<string, unknown> };
+  return {
+    status: response.status,
+    headers: response.headers,
+    body: JSON.parse(text) as Record<string, unknown>,
+  };
 }
 
 export async function runPy(server: Server, code: string, more: object = {}): Promise<RunAnswer> {
@@ -139,5 +151,9 @@ export async function put(server: Server, path: string, content: string | Uint8A
     headers: { authorization: `Bearer ${server.token}` },
     body: form,
   });
-  return { status: response.status, headers: response.headers, body: (await response.json()) as Record<string, unknown> };
+  return {
+    status: response.status,
+    headers: response.headers,
+    body: (await response.json()) as Record<string, unknown>,
+  };
 }

@@ -17,11 +17,17 @@ export function putRoute(app: FastifyInstance, executor: Executor, maxUploadByte
     // A rough bound that saves the sender an upload that cannot be taken; the exact one counts the file's bytes.
     const announced = Number(request.headers['content-length'] ?? 0);
     if (announced > maxUploadBytes + MULTIPART_OVERHEAD) {
-      throw new NoxError('payload_too_large', `The body has ${String(announced)} bytes; a file may have ${String(maxUploadBytes)}`);
+      throw new NoxError(
+        'payload_too_large',
+        `The body has ${String(announced)} bytes; a file may have ${String(maxUploadBytes)}`,
+      );
     }
     const part = await request.file();
     if (part?.fieldname !== 'f') {
-      throw new NoxError('invalid_request', `f: missing; the file must be the multipart field \`f\`${part === undefined ? '' : `, not \`${part.fieldname.slice(0, 100)}\``}`);
+      throw new NoxError(
+        'invalid_request',
+        `f: missing; the file must be the multipart field \`f\`${part === undefined ? '' : `, not \`${part.fieldname.slice(0, 100)}\``}`,
+      );
     }
     const { saved } = await executor.put({ id: request.id, path }, part.file, clientGone(reply));
     return reply.send({ saved });

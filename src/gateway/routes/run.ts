@@ -28,7 +28,12 @@ export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: r
   app.post('/run_py', async (request, reply) => {
     const { code, filename, args, stdin } = checkPy(request.body);
     if (filename === '') throw new NoxError('invalid_path', 'filename: is empty');
-    const program = { kind: 'python' as const, code, args: args ?? [], ...(filename === undefined ? {} : { filename }) };
+    const program = {
+      kind: 'python' as const,
+      code,
+      args: args ?? [],
+      ...(filename === undefined ? {} : { filename }),
+    };
     return answer(executor, { id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
   });
   app.post('/run_sh', async (request, reply) => {
@@ -61,12 +66,20 @@ async function answer(executor: Executor, request: RunRequest, reply: FastifyRep
   throw new NoxError('runner_unavailable', 'The runner gave no result');
 }
 
-function send(reply: FastifyReply, result: RunResult, stdout: Uint8Array[], stderr: Uint8Array[]): FastifyReply {
+function send(
+  reply: FastifyReply,
+  result: RunResult,
+  stdout: Uint8Array[],
+  stderr: Uint8Array[],
+): FastifyReply {
   const { outcome } = result;
   void reply.header('nox-outcome', outcome).type('application/json; charset=utf-8');
   if (outcome === 'cancelled') throw new NoxError('cancelled', 'The run was cancelled');
   if (outcome === 'sandbox_error') {
-    throw new NoxError('sandbox_error', 'The sandbox failed, not the program; the server’s log has the reason');
+    throw new NoxError(
+      'sandbox_error',
+      'The sandbox failed, not the program; the server’s log has the reason',
+    );
   }
   if (outcome === 'timeout') {
     const members = [

@@ -1,0 +1,59 @@
+# Thin on purpose: what a target needs is installed by scripts/ensure, what it does is a program of its own.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+NODE := node_modules/.bin/node
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+
+# Debian packages: what runs need; what the tests use on top (the real clients, compilers and libraries).
+RUN_PACKAGES := bubblewrap python3 perl-base
+TEST_PACKAGES := $(RUN_PACKAGES) bash curl gcc git libc6-dev python3-numpy python3-pandas
+
+.PHONY: help run test check validate bench test-vm build format clean packages test-packages
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+run: packages build ## start Nox in the foreground, with all of the isolation and no installation
+	@exec $(NODE) dist/dev.js
+
+test: test-packages build ## all tests but those in virtual machines
+	@exec $(NODE) --test --test-reporter=spec --test-concurrency=2 'test/{unit,contract,sandbox,e2e,differential}/*.test.ts'
+
+check: node_modules/.package-lock.json ## format, lint, types, unused code, import graph
+	@$(NODE) node_modules/prettier/bin/prettier.cjs --check --log-level warn .
+	@$(NODE) node_modules/typescript/bin/tsc -p tsconfig.json
+	@$(NODE) node_modules/eslint/bin/eslint.js --max-warnings 0 .
+	@$(NODE) node_modules/knip/bin/knip.js
+	@$(NODE) node_modules/dependency-cruiser/bin/dependency-cruise.mjs --output-type err src
+	@echo 'check: all passed'
+
+validate: packages build ## examine this machine and try to escape from a real run: PASS or FAIL, value, remedy
+	@exec $(NODE) dist/cli/validate.js
+
+bench: test-packages build ## measure side by side, print ratios
+	@exec $(NODE) bench/main.ts
+
+test-vm: node_modules/.package-lock.json build ## the tests that need systemd and cgroup v2, in a virtual machine
+	@exec $(NODE) --test --test-reporter=spec --test-concurrency=1 'test/vm/*.test.ts'
+
+format: node_modules/.package-lock.json ## format all files
+	@$(NODE) node_modules/prettier/bin/prettier.cjs --write --log-level warn .
+
+build: dist/.built
+
+dist/.built: node_modules/.package-lock.json package.json tsconfig.json tsconfig.build.json $(shell find src -type f)
+	@npm run --silent build
+	@touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json
+	@npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+packages:
+	@scripts/ensure $(RUN_PACKAGES)
+
+test-packages:
+	@scripts/ensure $(TEST_PACKAGES)
+
+clean: ## take away what was built and installed here
+	rm -rf dist node_modules .cache

@@ -1,0 +1,151 @@
+/** What the server's own processes need while a run prints much and while a client sends much. */
+import { createHash, randomBytes } from 'node:crypto';
+import { createReadStream, readFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { startServer, type Server } from '../test/support/server.ts';
+import { open, post, readText } from './client.ts';
+import { mb, ms, type PromiseKept, type Section } from './report.ts';
+import type { Forms } from './servers.ts';
+
+const MIB = 1024 * 1024;
+const BUDGET = 250e6;
+const OUTPUT_BYTES = 100e6;
+const UPLOAD_BYTES = 500e6;
+const KEPT_BYTES = 10 * MIB;
+const SAMPLE_MS = 20;
+const FRAMING_MAX = 200;
+
+interface Peak {
+  readonly names: readonly string[];
+  /** Of each process, by the kernel's own account since its start. */
+  readonly rss: readonly number[];
+  /** Of all together, each shared page counted once; sampled. */
+  readonly pss: number;
+}
+
+interface Trial {
+  readonly label: string;
+  readonly form: string;
+  /** Milliseconds before the clean-up, or what was wrong. */
+  run(server: Server): Promise<number | { readonly wrong: string }>;
+}
+
+/** Each trial on a server of its own, so that no peak is another's. */
+export async function measureMemory(
+  forms: Forms,
+  register: (server: Server) => () => void,
+): Promise<Section> {
+  const trials: Trial[] = Object.keys(forms).flatMap((form) => [
+    { label: 'idle, one run', form, run: (server) => printed(server, 'a', 1) },
+    { label: '100 MB of letters printed', form, run: (server) => printed(server, 'a', OUTPUT_BYTES) },
+    {
+      label: '100 MB of control characters printed',
+      form,
+      run: (server) => printed(server, '\\x01', OUTPUT_BYTES),
+    },
+    { label: '500 MB uploaded', form, run: uploaded },
+  ]);
+  const rows: string[][] = [];
+  const promises: PromiseKept[] = [];
+  const data: unknown[] = [];
+  for (const { label, form, run } of trials) {
+    const server = await startServer(forms[form]);
+    const unregister = register(server);
+    try {
+      const sampler = sample(server);
+      const took = await run(server);
+      const peak = sampler.finish();
+      const sum = peak.rss.reduce((a, b) => a + b, 0);
+      const wall = typeof took === 'number' ? ms(took, 0) : 'wrong';
+      const each = peak.rss.map((bytes, at) => `${peak.names[at] ?? ''} ${mb(bytes)}`).join(' + ');
+      rows.push([`${label}, ${form}`, wall, each, mb(sum), mb(peak.pss)]);
+      data.push({ label, form, took, ...peak, sum });
+      const promise = `${label}: server under ${mb(BUDGET)} MB, ${form}`;
+      if (typeof took === 'number') promises.push({ promise, measured: `${mb(sum)} MB`, kept: sum < BUDGET });
+      else promises.push({ promise, measured: took.wrong.slice(0, 200), kept: false, wrong: true });
+    } finally {
+      await server.stop();
+      unregister();
+    }
+  }
+  const title =
+    'Memory of the server (MB): peak resident size of each process, their sum, and the peak of both with';
+  const table = {
+    title: `${title}\nshared pages counted once (sampled, a lower bound). The runs themselves are not in it`,
+    columns: ['', 'wall ms', 'peak RSS of each', 'sum', 'PSS'],
+    rows,
+  };
+  return { name: 'memory', tables: [table], promises, data };
+}
+
+async function printed(server: Server, unit: string, bytes: number): Promise<number | { wrong: string }> {
+  const code = `import sys\nleft = ${String(bytes)}\nwhile left:\n n = min(left, 1 << 16)\n sys.stdout.write('${unit}' * n)\n left -= n\n`;
+  const { status, text, ms: took } = await post(server, '/run_py', { code });
+  const { returncode, stdout } = JSON.parse(text) as { returncode?: unknown; stdout?: unknown };
+  if (status !== 200 || returncode !== 0 || typeof stdout !== 'string') return { wrong: text.slice(0, 200) };
+  const kept = Math.min(bytes, KEPT_BYTES);
+  const marker = /\[nox: (\d+) bytes left out\]/.exec(stdout);
+  const fits =
+    stdout.length >= kept && stdout.length < kept + FRAMING_MAX && Number(marker?.[1] ?? 0) === bytes - kept;
+  return fits ? took : { wrong: `${String(stdout.length)} characters, ${marker?.[0] ?? 'no marker'}` };
+}
+
+/** The file is made while it is sent and never held: a block, its beginning changed each time. */
+async function uploaded(server: Server): Promise<number | { wrong: string }> {
+  const began = performance.now();
+  const boundary = 'nox-bench-boundary';
+  const head = `--${boundary}\r\nContent-Disposition: form-data; name="f"; filename="big"\r\n\r\n`;
+  const tail = `\r\n--${boundary}--\r\n`;
+  const headers = {
+    'content-type': `multipart/form-data; boundary=${boundary}`,
+    'content-length': head.length + UPLOAD_BYTES + tail.length,
+  };
+  const { call, reply } = open(server, '/put?path=big.bin', headers);
+  call.write(head);
+  const hash = createHash('sha256');
+  const seed = randomBytes(256 * 1024);
+  for (let left = UPLOAD_BYTES; left > 0;) {
+    const block = Buffer.from(seed.subarray(0, Math.min(left, seed.length)));
+    if (block.length >= 4) block.writeUInt32BE(left, 0);
+    hash.update(block);
+    left -= block.length;
+    if (!call.write(block)) await Promise.race([once(call, 'drain'), reply]);
+    if (call.destroyed) break;
+  }
+  call.end(tail);
+  const response = await reply;
+  const text = await readText(response);
+  const took = performance.now() - began;
+  const file = join(server.workspace, 'big.bin');
+  if (response.statusCode !== 200 || text !== JSON.stringify({ saved: file })) return { wrong: text };
+  const there = createHash('sha256');
+  for await (const chunk of createReadStream(file, { highWaterMark: MIB })) there.update(chunk as Buffer);
+  return there.digest('hex') === hash.digest('hex') ? took : { wrong: 'the file is not what was sent' };
+}
+
+function sample(server: Server): { finish(): Peak } {
+  const pids = server.processes.map((child) => child.pid ?? 0);
+  let pss = 0;
+  const look = () => {
+    pss = Math.max(
+      pss,
+      pids.reduce((sum, pid) => sum + kib(`/proc/${String(pid)}/smaps_rollup`, 'Pss'), 0),
+    );
+  };
+  look();
+  const timer = setInterval(look, SAMPLE_MS);
+  return {
+    finish: () => {
+      look();
+      clearInterval(timer);
+      const names = pids.length === 1 ? ['server'] : ['runner', 'gateway'];
+      return { names, pss, rss: pids.map((pid) => kib(`/proc/${String(pid)}/status`, 'VmHWM')) };
+    },
+  };
+}
+
+function kib(file: string, field: string): number {
+  const match = new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(readFileSync(file, 'utf8'));
+  return Number(match?.[1] ?? NaN) * 1024;
+}

@@ -80,6 +80,6 @@ if (values.json === true) {
 } else {
   const tables = sections.flatMap((section) => section.tables).map(renderTable);
   const about = `${machine}; load ${loadavg()[0]?.toFixed(1) ?? ''}; ${String(seconds)} s`;
-  process.stdout.write(`${[about, '', ...tables, renderPromises(promises)].join('\n')}`);
+  process.stdout.write([about, '', ...tables, renderPromises(promises)].join('\n'));
 }
 process.exitCode = promises.some(({ wrong }) => wrong === true) ? 1 : 0;

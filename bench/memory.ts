@@ -28,7 +28,7 @@ interface Trial {
   readonly label: string;
   readonly form: string;
   /** Milliseconds before the clean-up, or what was wrong. */
-  run(server: Server): Promise<number | { readonly wrong: string }>;
+  readonly run: (server: Server) => Promise<number | { readonly wrong: string }>;
 }
 
 /** Each trial on a server of its own, so that no peak is another's. */

@@ -4,14 +4,15 @@
  * The transports implement it (in-process, unix socket), and one contract suite (test/contract) holds them to it.
  *
  * Errors: every method rejects with a `NoxError` from the table in errors.ts, on every transport the same one.
- * Once a run has yielded its first event it does not reject any more: how it ended is in its `end` event.
+ * How a program ended is no error: it is in the `end` event.
  */
 import type { Health, PutRequest, PutResult, RunEvent, RunRequest } from './messages.ts';
 
 export interface Executor {
   /**
-   * Runs a program and yields what it prints, then exactly one `end`. Whoever aborts `signal`, or leaves the
-   * loop early, ends the run. When `end` is yielded no process of the run is alive.
+   * Runs a program and yields what it prints, then exactly one `end`; no process of the run is alive then. Whoever
+   * aborts `signal`, or leaves the loop early, ends the run; an aborted call rejects with `cancelled`. A run that
+   * the runner itself ends, because it stops, ends with the outcome `cancelled`.
    */
   run(request: RunRequest, signal: AbortSignal): AsyncIterable<RunEvent>;
 

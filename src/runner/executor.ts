@@ -80,7 +80,10 @@ export class LocalExecutor implements Executor {
       });
     this.#track(done);
     try {
-      yield* queue;
+      for await (const event of queue) {
+        if (event.type === 'end' && signal.aborted) throw new NoxError('cancelled', 'The run was cancelled');
+        yield event;
+      }
     } finally {
       leave.abort();
       await done;
@@ -108,6 +111,11 @@ export class LocalExecutor implements Executor {
 
   health(): Promise<Health> {
     return Promise.resolve(this.#closing.signal.aborted ? { ok: false, status: 'stopping' } : this.#health);
+  }
+
+  /** Runs that wait for a slot. */
+  get waiting(): number {
+    return this.#slots.waiting;
   }
 
   async close(): Promise<void> {

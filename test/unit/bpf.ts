@@ -52,7 +52,11 @@ export function run(program: Uint8Array, call: SeccompData): { decision: Decisio
     else if (code === LD_W_ABS) a = data.getUint32(k, true);
     else if (code === ALU_AND_K) a = (a & k) >>> 0;
     else if (code === JA) at += k;
-    else at += CONDITIONAL[code]!(a, k) ? jt : jf;
+    else {
+      const holds = CONDITIONAL[code];
+      assert.ok(holds !== undefined, `instruction ${code}`);
+      at += holds(a, k) ? jt : jf;
+    }
   }
 }
 

@@ -39,15 +39,20 @@ function program(arch: Arch, options: SeccompOptions): Uint8Array {
   return known;
 }
 
+function numberOf(arch: Arch, name: string): number {
+  const nr = SYSCALLS[arch][name];
+  assert.ok(nr !== undefined, `${name} does not exist on ${arch}`);
+  return nr;
+}
+
 function decide(
   arch: Arch,
   name: string,
   args: readonly (number | bigint)[] = [],
   options = PLAIN,
 ): Decision {
-  const nr = SYSCALLS[arch][name];
-  assert.ok(nr !== undefined, `${name} does not exist on ${arch}`);
-  return run(program(arch, options), { nr, arch: AUDIT[arch], args: args.map(BigInt) }).decision;
+  return run(program(arch, options), { nr: numberOf(arch, name), arch: AUDIT[arch], args: args.map(BigInt) })
+    .decision;
 }
 
 const UPPER = 0xdead_beef_0000_0000n;
@@ -75,7 +80,7 @@ const ALLOWED_X86 =
   `open stat lstat access pipe select poll fork vfork epoll_wait arch_prctl getdents rename mkdir
   unlink readlink time alarm dup2 creat`.split(/\s+/);
 
-const REFUSED: Record<string, Decision> = Object.fromEntries([
+const REFUSED = Object.fromEntries<Decision>([
   ...`mount umount2 pivot_root open_tree open_tree_attr move_mount fsopen fsconfig fsmount fspick mount_setattr chroot
     swapon swapoff unshare setns ptrace process_vm_readv process_vm_writev bpf perf_event_open keyctl add_key
     request_key userfaultfd kexec_load kexec_file_load init_module finit_module delete_module reboot settimeofday
@@ -84,11 +89,11 @@ const REFUSED: Record<string, Decision> = Object.fromEntries([
     remap_file_pages mbind set_mempolicy get_mempolicy set_mempolicy_home_node migrate_pages move_pages syslog
     sethostname setdomainname vhangup lsm_get_self_attr lsm_set_self_attr lsm_list_modules`
     .split(/\s+/)
-    .map((name) => [name, EPERM]),
+    .map((name): [string, Decision] => [name, EPERM]),
   ...`clone3 io_uring_setup io_uring_enter io_uring_register io_setup io_submit io_getevents io_pgetevents io_cancel
     io_destroy cachestat statmount listmount memfd_secret`
     .split(/\s+/)
-    .map((name) => [name, ENOSYS]),
+    .map((name): [string, Decision] => [name, ENOSYS]),
 ]);
 const REFUSED_X86 =
   `iopl ioperm modify_ldt uselib ustat sysfs _sysctl create_module query_module get_kernel_syms
@@ -287,10 +292,10 @@ for (const arch of ARCHES) {
 
     test('decides in a few instructions', () => {
       for (const name of ALLOWED) {
-        const { steps } = run(program(arch, STRICT), { nr: SYSCALLS[arch][name]!, arch: AUDIT[arch] });
+        const { steps } = run(program(arch, STRICT), { nr: numberOf(arch, name), arch: AUDIT[arch] });
         assert.ok(steps <= 32, `${name} takes ${steps}`);
       }
-      const { steps } = run(program(arch, STRICT), { nr: SYSCALLS[arch]['read']!, arch: AUDIT[arch] });
+      const { steps } = run(program(arch, STRICT), { nr: numberOf(arch, 'read'), arch: AUDIT[arch] });
       assert.ok(steps <= 12, `read takes ${steps}`);
     });
 
@@ -358,7 +363,7 @@ for (const arch of ARCHES) {
             const profile = { ...PROFILE, syscalls: possible };
             const compiled = compileSeccomp(profile, arch, PLAIN);
             check(compiled);
-            const nr = SYSCALLS[arch]['read']!;
+            const nr = numberOf(arch, 'read');
             const { decision } = run(compiled, { nr, arch: AUDIT[arch], args });
             assert.equal(decision, naive(profile, arch, PLAIN, nr, args));
           },
@@ -377,7 +382,7 @@ for (const arch of ARCHES) {
       const compiled = compileSeccomp({ ...PROFILE, syscalls }, arch, PLAIN);
       check(compiled);
       for (const [at, name] of names.entries()) {
-        const call = { nr: SYSCALLS[arch][name]!, arch: AUDIT[arch] };
+        const call = { nr: numberOf(arch, name), arch: AUDIT[arch] };
         assert.equal(run(compiled, { ...call, args: [BigInt(at + 1)] }).decision, 'allow');
         assert.equal(run(compiled, { ...call, args: [BigInt(at + 2)] }).decision, EPERM);
       }
@@ -441,7 +446,7 @@ test('includes and excludes choose by architecture', () => {
   const only = (rule: Partial<SeccompRule>, arch: Arch) => {
     const syscalls = [{ names: ['ptrace'], action: 'SCMP_ACT_ALLOW', ...rule }];
     const compiled = compileSeccomp({ ...PROFILE, syscalls }, arch, PLAIN);
-    return run(compiled, { nr: SYSCALLS[arch]['ptrace']!, arch: AUDIT[arch] }).decision;
+    return run(compiled, { nr: numberOf(arch, 'ptrace'), arch: AUDIT[arch] }).decision;
   };
   assert.equal(only({ includes: { arches: ['amd64'] } }, 'x86_64'), 'allow');
   assert.equal(only({ includes: { arches: ['amd64'] } }, 'aarch64'), EPERM);

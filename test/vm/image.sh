@@ -3,7 +3,7 @@
 # and initrd, building it first if its inputs changed. It needs neither loop mounts nor KVM.
 #
 # The packages come from the Debian archive that this machine's own apt uses, with its proxy and certificates;
-# where apt knows no Debian archive (on Ubuntu, say), NOX_VM_MIRROR names one.
+# where apt knows no Debian archive (on Ubuntu, say), VM_MIRROR names one.
 set -euo pipefail
 
 suite=${1:-bookworm}
@@ -23,7 +23,7 @@ need_tools
 
 local_certificates=$(find /usr/local/share/ca-certificates -name '*.crt' 2>/dev/null | sort || true)
 key=$({
-  echo "$suite ${packages[*]} ${NOX_VM_MIRROR:-}"
+  echo "$suite ${packages[*]} ${VM_MIRROR:-}"
   # shellcheck disable=SC2086
   cat "${BASH_SOURCE[0]}" "$here/common.sh" "$here"/guest/* $local_certificates
 } | sha256sum | cut -c1-16)
@@ -44,8 +44,8 @@ sources() {
   local codename keyring
   keyring=$(find /usr/share/keyrings -name 'debian-archive-keyring.[gp]*' | sort | head -n1)
   [ -n "$keyring" ] || die 'no keyring of the Debian archive: apt-get install debian-archive-keyring'
-  if [ -n "${NOX_VM_MIRROR:-}" ]; then
-    echo "deb [signed-by=$keyring] $NOX_VM_MIRROR $suite main"
+  if [ -n "${VM_MIRROR:-}" ]; then
+    echo "deb [signed-by=$keyring] $VM_MIRROR $suite main"
     return
   fi
   codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
@@ -61,7 +61,7 @@ sources() {
 
 debian=$(sources)
 [ -n "$debian" ] ||
-  die 'apt here knows no Debian archive (or was never updated: apt-get update); name one in NOX_VM_MIRROR'
+  die 'apt here knows no Debian archive (or was never updated: apt-get update); name one in VM_MIRROR'
 
 work=$(mktemp -d "$cache/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT

@@ -116,8 +116,8 @@ export class Machine {
     const overlay = join(this.#directory, 'root.qcow2');
     const base = ['-q', '-f', 'qcow2', '-F', 'raw', '-b', join(image, 'disk.ext4')];
     execFileSync('qemu-img', ['create', ...base, overlay]);
-    // Unchecked emulation is the default: KVM, where /dev/kvm exists, does not work on every host that shows it.
-    const accelerator = process.env['NOX_VM_ACCEL'] ?? 'tcg';
+    // Emulation works everywhere; KVM does not on every host that has /dev/kvm.
+    const accelerator = process.env['VM_ACCEL'] ?? 'tcg';
     const args = [
       ...[
         '-machine',

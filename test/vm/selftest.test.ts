@@ -8,9 +8,11 @@ const CLONE_NEWNS = 0x20000;
 const SYS_UNSHARE = 272;
 const SYS_MOUNT = 165;
 
-const suites = SUITES.filter((suite) =>
-  (process.env['NOX_VM_SUITES'] ?? 'bookworm').split(',').includes(suite),
-);
+const suites = (process.env['VM_SUITES'] ?? 'bookworm').split(',').map((name) => {
+  const suite = SUITES.find((known) => known === name);
+  if (suite === undefined) throw new Error(`VM_SUITES: ${name} is none of ${SUITES.join(', ')}`);
+  return suite;
+});
 
 for (const suite of suites) {
   test(`Debian ${suite}`, { timeout: 1_800_000 }, async (t) => {

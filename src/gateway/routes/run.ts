@@ -74,7 +74,9 @@ function send(
 ): FastifyReply {
   const { outcome } = result;
   void reply.header('nox-outcome', outcome).type('application/json; charset=utf-8');
-  if (outcome === 'cancelled') throw new NoxError('cancelled', 'The run was cancelled');
+  // The client is still there: it was the server that ended the run.
+  if (outcome === 'cancelled')
+    throw new NoxError('shutting_down', 'The server stopped while the run was under way');
   if (outcome === 'sandbox_error') {
     throw new NoxError(
       'sandbox_error',

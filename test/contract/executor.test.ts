@@ -1,0 +1,334 @@
+/** What every transport must do alike: one suite, run over each. */
+import assert from 'node:assert/strict';
+import { readFile, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { pino } from 'pino';
+import { parseConfig, type Config } from '../../src/config.ts';
+import type { ErrorCode } from '../../src/protocol/errors.ts';
+import type { Executor } from '../../src/protocol/executor.ts';
+import type { RunRequest, RunResult } from '../../src/protocol/messages.ts';
+import { NoxError } from '../../src/protocol/errors.ts';
+import type { LocalExecutor } from '../../src/runner/executor.ts';
+import { prepareRunner, startRunner } from '../../src/runner/start.ts';
+import { connect as connectInProcess } from '../../src/transport/in-process.ts';
+import { connect as connectSocket, serve, type SocketServer } from '../../src/transport/unix-socket.ts';
+import { makeDirectory } from '../support/server.ts';
+
+interface Connection {
+  readonly executor: Executor;
+  close(): Promise<void>;
+}
+type Transport = (runner: LocalExecutor, dir: string) => Promise<Connection>;
+
+const TRANSPORTS: Readonly<Record<string, Transport>> = {
+  'in-process': (runner) =>
+    Promise.resolve({ executor: connectInProcess(runner), close: () => Promise.resolve() }),
+  'unix socket': async (runner, dir) => {
+    const path = join(dir, 'contract.sock');
+    const server: SocketServer = await serve(runner, path, 4 * 1024 * 1024);
+    return { executor: connectSocket(path), close: () => server.close() };
+  },
+};
+
+const never = new AbortController().signal;
+const shell = (script: string): RunRequest => ({
+  id: 'contract',
+  program: { kind: 'command', argv: ['bash', '-c', script] },
+});
+const python = (code: string): RunRequest => ({
+  id: 'contract',
+  program: { kind: 'python', code, args: [] },
+});
+
+interface Collected {
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly result: RunResult;
+}
+
+async function collect(executor: Executor, request: RunRequest, signal = never): Promise<Collected> {
+  const text = { stdout: '', stderr: '' };
+  let result: RunResult | undefined;
+  for await (const event of executor.run(request, signal)) {
+    assert.equal(result, undefined, 'nothing comes after the end');
+    if (event.type === 'end') result = event.result;
+    else text[event.stream] += Buffer.from(event.data).toString();
+  }
+  assert(result !== undefined, 'a run ends with `end`');
+  return { ...text, result };
+}
+
+const rejectsWith = (code: ErrorCode) => (error: unknown) => error instanceof NoxError && error.code === code;
+
+async function* chunks(...parts: (string | Error)[]): AsyncGenerator<Uint8Array> {
+  for (const part of parts) {
+    await Promise.resolve();
+    if (part instanceof Error) throw part;
+    yield Buffer.from(part);
+  }
+}
+
+/** Waits until a file of the workspace is there: a run's own sign that it has come so far. */
+async function appears(path: string): Promise<void> {
+  for (const deadline = Date.now() + 10_000; Date.now() < deadline;) {
+    if (
+      await readFile(path).then(
+        () => true,
+        () => false,
+      )
+    )
+      return;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.fail(`${path} did not appear`);
+}
+
+const dir = await makeDirectory();
+const workspace = join(dir, 'sandbox');
+const base = {
+  NOX_SANDBOX: workspace,
+  NOX_SLOTS: '2',
+  NOX_QUEUE: '2',
+  NOX_MAX_OUTPUT: '64K',
+  NOX_MAX_UPLOAD: '32M',
+};
+const config: Config = parseConfig('runner', base);
+prepareRunner(config);
+const log = pino({ level: 'silent' });
+
+for (const [name, open] of Object.entries(TRANSPORTS)) {
+  describe(name, () => {
+    let runner: LocalExecutor;
+    let connection: Connection;
+    let executor: Executor;
+    before(async () => {
+      runner = (await startRunner(config, log)).executor;
+      connection = await open(runner, dir);
+      executor = connection.executor;
+    });
+    after(async () => {
+      await connection.close();
+      await runner.close();
+    });
+
+    test('output and exit code', async () => {
+      const { stdout, stderr, result } = await collect(executor, shell('echo out; echo err >&2; exit 7'));
+      assert.deepEqual(
+        [stdout, stderr, result.outcome, result.exitCode, result.signal],
+        ['out\n', 'err\n', 'failed', 7, null],
+      );
+      assert.deepEqual([result.usage.stdoutBytes, result.usage.stderrBytes], [4, 4]);
+      assert(result.usage.wallSeconds > 0 && result.usage.peakMemoryBytes > 0);
+    });
+
+    test('a signal is told from an exit code', async () => {
+      const { result } = await collect(executor, shell('kill -SEGV $$'));
+      assert.deepEqual([result.outcome, result.exitCode, result.signal], ['signaled', null, 11]);
+      assert.equal((await collect(executor, shell('exit 139'))).result.exitCode, 139);
+    });
+
+    test('stdin arrives whole', async () => {
+      const stdin = 'line\n'.repeat(100_000);
+      const { stdout } = await collect(executor, { ...shell('wc -c; cat'), stdin });
+      assert.equal(stdout, `${stdin.length}\n`);
+    });
+
+    test('output is yielded while the program runs', async () => {
+      await rm(join(workspace, 'seen'), { force: true });
+      const seen: string[] = [];
+      for await (const event of executor.run(
+        shell('echo first; until [ -e seen ]; do sleep 0.02; done'),
+        never,
+      )) {
+        if (event.type === 'end') seen.push(event.result.outcome);
+        else {
+          seen.push(Buffer.from(event.data).toString());
+          await executor.put({ id: 'contract', path: 'seen' }, chunks(''), never);
+        }
+      }
+      assert.deepEqual(seen, ['first\n', 'ok']);
+    });
+
+    test('output is bounded, and the result says by how much', async () => {
+      const { stdout, result } = await collect(
+        executor,
+        python('import sys; sys.stdout.write("x" * 300_000)'),
+      );
+      assert.equal(result.usage.stdoutBytes, 300_000);
+      assert.equal(result.omitted.stdout, 300_000 - 65_536);
+      assert.match(stdout, /^x{32768}\n\[nox: 234464 bytes left out\]\nx{32768}$/);
+    });
+
+    test('a limit that a request lowers', async () => {
+      const { result } = await collect(executor, { ...shell('sleep 60'), limits: { wallSeconds: 0.2 } });
+      assert.deepEqual(
+        [result.outcome, result.limit?.name, result.limit?.value],
+        ['timeout', 'wallSeconds', 0.2],
+      );
+    });
+
+    test('a limit that a request would raise is refused', async () => {
+      const request = { ...shell('true'), limits: { wallSeconds: 3600 } };
+      await assert.rejects(collect(executor, request), (error: NoxError) => {
+        assert.equal(error.code, 'invalid_request');
+        return /wallSeconds.*3600.*NOX_TIMEOUT/.test(error.message);
+      });
+    });
+
+    test('what is no request is refused, and the next call works', async () => {
+      await assert.rejects(
+        collect(executor, { id: 'x', program: { kind: 'other' } } as never),
+        rejectsWith('invalid_request'),
+      );
+      await assert.rejects(collect(executor, shell('a\0b')), rejectsWith('invalid_request'));
+      assert.equal((await collect(executor, shell('true'))).result.outcome, 'ok');
+    });
+
+    test('an aborted run rejects with `cancelled` and leaves nothing alive', async () => {
+      await rm(join(workspace, 'alive'), { force: true });
+      const abort = new AbortController();
+      const run = collect(
+        executor,
+        shell('(trap "" TERM; while :; do date +%s%N > alive; sleep 0.02; done) & wait'),
+        abort.signal,
+      );
+      run.catch(() => undefined);
+      await appears(join(workspace, 'alive'));
+      abort.abort();
+      await assert.rejects(run, rejectsWith('cancelled'));
+      // A slot is free again only when the last process is dead.
+      await Promise.all([collect(executor, shell('true')), collect(executor, shell('true'))]);
+      const last = await readFile(join(workspace, 'alive'), 'utf8');
+      await collect(executor, shell('sleep 0.2'));
+      assert.equal(await readFile(join(workspace, 'alive'), 'utf8'), last);
+    });
+
+    test('leaving the loop ends the run', async () => {
+      for await (const event of executor.run(shell('echo on; sleep 60'), never)) {
+        assert.equal(event.type, 'output');
+        break;
+      }
+      // Both slots are free: two runs at once get through at once.
+      const both = [collect(executor, shell('true')), collect(executor, shell('true'))];
+      for (const { result } of await Promise.all(both)) assert.equal(result.outcome, 'ok');
+    });
+
+    test('a call that was aborted before it began', async () => {
+      await assert.rejects(collect(executor, shell('true'), AbortSignal.abort()), rejectsWith('cancelled'));
+    });
+
+    test('a full queue refuses by name; what was let in runs', async () => {
+      const runs = Array.from({ length: 8 }, () => collect(executor, shell('sleep 0.3; echo done')));
+      const ends = await Promise.allSettled(runs);
+      const done = ends.filter((end) => end.status === 'fulfilled' && end.value.stdout === 'done\n');
+      const full = ends.filter((end) => end.status === 'rejected' && rejectsWith('queue_full')(end.reason));
+      assert.deepEqual([done.length, full.length], [4, 4]);
+    });
+
+    test('put: the file is there for the next run', async () => {
+      const result = await executor.put(
+        { id: 'contract', path: '/a/b/data.txt' },
+        chunks('hel', 'lo'),
+        never,
+      );
+      assert.deepEqual(result, { saved: join(workspace, 'a/b/data.txt'), bytes: 5 });
+      assert.equal((await collect(executor, shell('cat a/b/data.txt'))).stdout, 'hello');
+    });
+
+    test('put: a large body passes through', async () => {
+      const part = 'x'.repeat(64 * 1024);
+      const { bytes } = await executor.put(
+        { id: 'contract', path: 'large' },
+        chunks(...Array<string>(400).fill(part)),
+        never,
+      );
+      assert.equal(bytes, 400 * 65_536);
+      assert.equal((await collect(executor, shell('wc -c < large; rm large'))).stdout, `${bytes}\n`);
+    });
+
+    test('put: a path that leaves is refused without reading the body', async () => {
+      let read = false;
+      const body = (async function* () {
+        read = true;
+        await Promise.resolve();
+        yield Buffer.from('x');
+      })();
+      const path = '../escape';
+      await assert.rejects(executor.put({ id: 'contract', path }, body, never), rejectsWith('invalid_path'));
+      // Over a socket the first piece may be on its way when the refusal comes; in one process it is never asked for.
+      if (name === 'in-process') assert.equal(read, false);
+    });
+
+    test('put: too large is refused while the body is still coming', async () => {
+      const endless = (async function* () {
+        const part = Buffer.alloc(1024 * 1024);
+        for (;;) {
+          await new Promise((resolve) => setImmediate(resolve));
+          yield part;
+        }
+      })();
+      await assert.rejects(
+        executor.put({ id: 'contract', path: 'endless' }, endless, never),
+        rejectsWith('payload_too_large'),
+      );
+      assert(!(await readdir(workspace)).some((each) => each === 'endless' || each.startsWith('.nox-')));
+    });
+
+    test('put: a body that breaks off leaves the old file, and nothing else', async () => {
+      await executor.put({ id: 'contract', path: 'kept' }, chunks('old'), never);
+      const broken = chunks('ne', new Error('line cut'));
+      await assert.rejects(executor.put({ id: 'contract', path: 'kept' }, broken, never));
+      assert.equal(await readFile(join(workspace, 'kept'), 'utf8'), 'old');
+      await settled(async () => (await readdir(workspace)).every((each) => !each.startsWith('.nox-')));
+    });
+
+    test('health', async () => {
+      assert.deepEqual(await executor.health(), { ok: true, status: 'ok' });
+    });
+  });
+}
+
+describe('the end of the runner', () => {
+  for (const [name, open] of Object.entries(TRANSPORTS)) {
+    test(`${name}: runs under way end as cancelled, waiting and new ones are refused`, async () => {
+      const runner = (await startRunner(config, log)).executor;
+      const { executor, close } = await open(runner, dir);
+      const running = [
+        collect(executor, shell('echo up > up1; sleep 60')),
+        collect(executor, shell('echo up > up2; sleep 60')),
+      ];
+      await appears(join(workspace, 'up1'));
+      await appears(join(workspace, 'up2'));
+      const waiting = collect(executor, shell('true'));
+      waiting.catch(() => undefined);
+      await settled(() => Promise.resolve(runner.waiting === 1));
+      await runner.close();
+      for (const { result } of await Promise.all(running)) assert.equal(result.outcome, 'cancelled');
+      await assert.rejects(waiting, rejectsWith('shutting_down'));
+      await assert.rejects(collect(executor, shell('true')), rejectsWith('shutting_down'));
+      assert.equal((await executor.health()).ok, false);
+      await close();
+      await rm(join(workspace, 'up1'));
+      await rm(join(workspace, 'up2'));
+    });
+  }
+
+  test('unix socket: a runner that is not there', async () => {
+    const executor = connectSocket(join(dir, 'nobody.sock'));
+    await assert.rejects(collect(executor, shell('true')), rejectsWith('runner_unavailable'));
+    await assert.rejects(
+      executor.put({ id: 'x', path: 'x' }, chunks('x'), never),
+      rejectsWith('runner_unavailable'),
+    );
+    assert.deepEqual(await executor.health(), { ok: false, status: 'the runner does not answer' });
+  });
+});
+
+async function settled(condition: () => Promise<boolean>): Promise<void> {
+  for (const deadline = Date.now() + 10_000; Date.now() < deadline;) {
+    if (await condition()) return;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.fail('the condition did not come about');
+}

@@ -1,0 +1,104 @@
+/**
+ * What the attacks share. An attack is a program that does its worst and prints what it got; the test looks at that
+ * and at the host. `outside` runs the same program as the server's own user without a sandbox: what works there and
+ * not inside is held by the sandbox and by nothing else.
+ */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { currentArch, loadSyscalls } from '../../src/runner/seccomp/profile.ts';
+import { RUN_UID, runPy, type Server } from '../support/server.ts';
+
+/** The stdout of a program that is expected to come to its own end, with exit code 0. */
+export async function inside(server: Server, code: string, more: object = {}): Promise<string> {
+  const { status, body } = await runPy(server, code, more);
+  assert.equal(status, 200, JSON.stringify(body));
+  assert.equal(body.returncode, 0, `exit code ${String(body.returncode)}: ${body.stdout}${body.stderr}`);
+  return body.stdout.trim();
+}
+
+/** What the program prints as JSON. */
+export async function loot(server: Server, code: string, more: object = {}): Promise<unknown> {
+  return JSON.parse(await inside(server, code, more));
+}
+
+const PYTHON = '/usr/bin/python3';
+const user = process.getuid?.() === 0 ? { uid: RUN_UID, gid: RUN_UID } : {};
+
+/** The same without a sandbox. */
+export function outside(code: string): string {
+  const { status, stdout, stderr } = spawnSync(PYTHON, ['-c', code], {
+    ...user,
+    cwd: '/',
+    env: { PATH: '/usr/bin:/bin' },
+    encoding: 'utf8',
+    timeout: 20_000,
+  });
+  assert.equal(status, 0, `outside: ${stdout}${stderr}`);
+  return stdout.trim();
+}
+
+/** As Python's literal: JSON's strings, numbers and lists are Python's too. */
+export const py = (value: unknown): string => JSON.stringify(value);
+
+/**
+ * `call('name', …)` makes a raw system call and gives the name of its error, or `ok`. Bytes are passed by their
+ * address. Numbers are those of this machine; `nr` is there for those who change them.
+ */
+export const SYSCALL = `
+import ctypes, errno, json, os, sys
+NR = json.loads('''${JSON.stringify(loadSyscalls()[currentArch()])}''')
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+def nr(number, *args):
+    ctypes.set_errno(0)
+    r = libc.syscall(ctypes.c_long(number), *[a if isinstance(a, (bytes, ctypes.Array)) else ctypes.c_long(a) for a in args])
+    return errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno()) if r == -1 else 'ok'
+def call(name, *args): return nr(NR[name], *args)
+`;
+
+/** Polls until it holds; never sleeps for luck. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>, ms = 10_000): Promise<void> {
+  const deadline = performance.now() + ms;
+  while (!(await holds())) {
+    assert.ok(performance.now() < deadline, `not within ${String(ms)} ms: ${what}`);
+    await sleep(20);
+  }
+}
+
+/** Host pids of all processes that have `marker` in their command line, zombies and dying ones excluded. */
+export function alive(marker: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((pid) => read(`/proc/${pid}/cmdline`).includes(marker))
+    .map(Number);
+}
+
+export function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+let serial = 0;
+/** A number that no other process of this machine sleeps for. */
+export function uniqueSeconds(): string {
+  serial += 1;
+  return `${String(100_000 + process.pid)}.${String(serial)}${String(Date.now() % 100_000).padStart(5, '0')}`;
+}
+
+/** /health within its second, and a run that works: what every attack must leave behind. */
+export async function assertHealthy(server: Server): Promise<void> {
+  const began = performance.now();
+  const response = await fetch(`${server.url}/health`);
+  assert.equal(response.status, 200);
+  assert.deepEqual(await response.json(), { status: 'ok' });
+  const ms = performance.now() - began;
+  assert.ok(ms < 1000, `/health took ${String(Math.round(ms))} ms`);
+  assert.equal(await inside(server, 'print(6 * 7)'), '42');
+}
+
+export const outcome = (answer: { readonly headers: Headers }): string | null => answer.headers.get('nox-outcome');

@@ -1,0 +1,146 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import fc from 'fast-check';
+import {
+  encodeFrame,
+  FRAME,
+  FrameDecoder,
+  FrameError,
+  type Frame,
+  type FrameType,
+} from '../../src/transport/frames.ts';
+
+const TYPES = Object.values(FRAME);
+const MAX = 1000;
+
+const frame = fc.record({
+  type: fc.constantFrom<FrameType>(...TYPES),
+  payload: fc.oneof(fc.uint8Array({ maxLength: 30 }), fc.uint8Array({ minLength: 200, maxLength: MAX })),
+});
+const frames = fc.array(frame, { maxLength: 12 });
+
+function cut(stream: Buffer, places: readonly number[]): Buffer[] {
+  const sorted = [0, ...places.map((place) => place % (stream.length + 1)).sort((a, b) => a - b), stream.length];
+  return sorted.slice(1).map((end, index) => stream.subarray(sorted[index], end));
+}
+
+/** Copies: a decoder may hand out views of what it was given. */
+const plain = ({ type, payload }: { type: FrameType; payload: Uint8Array }) => [type, Buffer.from(payload)];
+
+function decode(decoder: FrameDecoder, chunks: readonly Buffer[]): Frame[] {
+  return chunks.flatMap((chunk) => [...decoder.push(chunk)]);
+}
+
+describe('FrameDecoder', () => {
+  test('property: any sequence of frames, cut anywhere, comes out as it went in', () => {
+    fc.assert(
+      fc.property(frames, fc.array(fc.nat(), { maxLength: 40 }), (sent, places) => {
+        const stream = Buffer.concat(sent.map(({ type, payload }) => encodeFrame(type, payload)));
+        const chunks = cut(stream, places).filter((chunk) => chunk.length > 0);
+        const decoder = new FrameDecoder(MAX);
+        assert.deepEqual(decode(decoder, chunks).map(plain), sent.map(plain));
+        assert.ok(decoder.empty);
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  test('property: byte by byte', () => {
+    fc.assert(
+      fc.property(frames, (sent) => {
+        const stream = Buffer.concat(sent.map(({ type, payload }) => encodeFrame(type, payload)));
+        const decoder = new FrameDecoder(MAX);
+        const got = decode(decoder, [...stream].map((byte) => Buffer.of(byte)));
+        assert.deepEqual(got.map(plain), sent.map(plain));
+      }),
+      { numRuns: 100 },
+    );
+  });
+
+  test('property: empty chunks between the others change nothing', () => {
+    fc.assert(
+      fc.property(frames, fc.array(fc.nat(), { maxLength: 40 }), fc.nat(8), (sent, places, blanks) => {
+        const stream = Buffer.concat(sent.map(({ type, payload }) => encodeFrame(type, payload)));
+        const chunks = cut(stream, places).flatMap((chunk) => [
+          ...Array.from({ length: blanks }, () => Buffer.alloc(0)),
+          chunk,
+        ]);
+        assert.deepEqual(decode(new FrameDecoder(MAX), chunks).map(plain), sent.map(plain));
+      }),
+    );
+  });
+
+  test('property: it is empty exactly between frames', () => {
+    fc.assert(
+      fc.property(frames, (sent) => {
+        const decoder = new FrameDecoder(MAX);
+        for (const { type, payload } of sent) {
+          const bytes = encodeFrame(type, payload);
+          decode(decoder, [bytes.subarray(0, -1)]);
+          assert.ok(!decoder.empty);
+          decode(decoder, [bytes.subarray(-1)]);
+          assert.ok(decoder.empty);
+        }
+      }),
+    );
+  });
+
+  test('a payload of the greatest length is taken, one byte more is not', () => {
+    const just = encodeFrame(FRAME.data, Buffer.alloc(MAX));
+    assert.equal(decode(new FrameDecoder(MAX), [just])[0]?.payload.length, MAX);
+    const over = encodeFrame(FRAME.data, Buffer.alloc(MAX + 1));
+    assert.throws(() => decode(new FrameDecoder(MAX), [over]), FrameError);
+  });
+
+  test('a payload that is too long is refused when its header is there, before any of it has come', () => {
+    for (const length of [MAX + 1, 2 ** 31, 2 ** 32 - 1]) {
+      const header = Buffer.alloc(5);
+      header.writeUInt32BE(length);
+      header[4] = FRAME.call;
+      const decoder = new FrameDecoder(MAX);
+      assert.deepEqual(decode(decoder, [header.subarray(0, 4)]), []);
+      assert.throws(() => decode(decoder, [header.subarray(4)]), FrameError);
+    }
+  });
+
+  test('property: an unknown type is refused when its header is there', () => {
+    const unknown = fc.integer({ min: 0, max: 255 }).filter((type) => !TYPES.includes(type as FrameType));
+    fc.assert(
+      fc.property(unknown, fc.nat(MAX), (type, length) => {
+        const header = Buffer.alloc(5);
+        header.writeUInt32BE(length);
+        header[4] = type;
+        assert.throws(() => decode(new FrameDecoder(MAX), [header]), FrameError);
+      }),
+    );
+  });
+
+  test('frames before a bad one are still handed on', () => {
+    const stream = Buffer.concat([encodeFrame(FRAME.stdout, 'a'), encodeFrame(99 as FrameType, 'b')]);
+    const got: string[] = [];
+    assert.throws(() => {
+      for (const { payload } of new FrameDecoder(MAX).push(stream)) got.push(payload.toString());
+    }, FrameError);
+    assert.deepEqual(got, ['a']);
+  });
+
+  test('text is sent as UTF-8, its length counted in bytes', () => {
+    const [got] = decode(new FrameDecoder(MAX), [encodeFrame(FRAME.call, 'é🎉')]);
+    assert.equal(got?.payload.toString(), 'é🎉');
+    assert.equal(got.payload.length, 6);
+  });
+
+  test('a long frame in many chunks is copied about once, not once a chunk', () => {
+    const payload = Buffer.alloc(32 * 2 ** 20, 'x');
+    const stream = encodeFrame(FRAME.call, payload);
+    const decoder = new FrameDecoder(payload.length);
+    const before = process.memoryUsage().arrayBuffers;
+    const chunks = Array.from({ length: Math.ceil(stream.length / 65_536) }, (_, index) =>
+      stream.subarray(index * 65_536, (index + 1) * 65_536),
+    );
+    const got = decode(decoder, chunks);
+    const grown = process.memoryUsage().arrayBuffers - before;
+    assert.equal(got[0]?.payload.length, payload.length);
+    assert.ok(grown < 2 * payload.length, `${String(grown)} bytes for a frame of ${String(payload.length)}`);
+  });
+});

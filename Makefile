@@ -5,7 +5,8 @@ NODE := node_modules/.bin/node
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 
 # Debian packages: what runs need; what the tests use on top (the real clients, compilers and libraries).
-RUN_PACKAGES := bubblewrap python3 perl-base
+# libatomic1 is what the Node of npm is linked to; a minimal Debian lacks it.
+RUN_PACKAGES := bubblewrap python3 perl-base libatomic1
 TEST_PACKAGES := $(RUN_PACKAGES) bash curl gcc git libc6-dev python3-numpy python3-pandas
 
 .PHONY: help run test check validate bench test-vm build format clean packages test-packages
@@ -19,7 +20,7 @@ run: packages build ## start Nox in the foreground, with all of the isolation an
 test: test-packages build ## all tests but those in virtual machines
 	@exec $(NODE) --test --test-reporter=spec --test-concurrency=2 'test/{unit,contract,sandbox,e2e,differential}/*.test.ts'
 
-check: node_modules/.package-lock.json ## format, lint, types, unused code, import graph
+check: packages node_modules/.package-lock.json ## format, lint, types, unused code, import graph
 	@$(NODE) node_modules/prettier/bin/prettier.cjs --check --log-level warn .
 	@$(NODE) node_modules/typescript/bin/tsc -p tsconfig.json
 	@$(NODE) node_modules/eslint/bin/eslint.js --max-warnings 0 .
@@ -33,10 +34,10 @@ validate: packages build ## examine this machine and try to escape from a real r
 bench: test-packages build ## measure side by side, print ratios
 	@exec $(NODE) bench/main.ts
 
-test-vm: node_modules/.package-lock.json build ## the tests that need systemd and cgroup v2, in a virtual machine
+test-vm: packages build ## the tests that need systemd and cgroup v2, in a virtual machine
 	@exec $(NODE) --test --test-reporter=spec --test-concurrency=1 'test/vm/*.test.ts'
 
-format: node_modules/.package-lock.json ## format all files
+format: packages node_modules/.package-lock.json ## format all files
 	@$(NODE) node_modules/prettier/bin/prettier.cjs --write --log-level warn .
 
 build: dist/.built
@@ -45,7 +46,7 @@ dist/.built: node_modules/.package-lock.json package.json tsconfig.json tsconfig
 	@npm run --silent build
 	@touch $@
 
-node_modules/.package-lock.json: package.json package-lock.json
+node_modules/.package-lock.json: package.json package-lock.json | packages
 	@npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 

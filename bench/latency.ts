@@ -15,8 +15,11 @@ import { summarize, type Summary } from './stats.ts';
 
 const RATIO = 1.3;
 const WARM_UP = 5;
-/** Between two measurements: the kernel takes network namespaces down in the background. */
-const PAUSE_MS = 4;
+/**
+ * Between two measurements: what one contestant leaves to be done in the background (the kernel takes network
+ * namespaces down, a server prepares its next run) must not be paid by the next. The load section has no pauses.
+ */
+const PAUSE_MS = 25;
 
 const REFERENCES = [
   'bwrap … python3 -c',

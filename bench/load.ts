@@ -5,7 +5,6 @@ import { ms, type PromiseKept, type Section } from './report.ts';
 import { summarize } from './stats.ts';
 
 const CLIENTS = [1, 8, 64] as const;
-const BURSTS = [100, 200] as const;
 const REFUSALS = [429, 503];
 
 interface Verdict {
@@ -87,9 +86,12 @@ export async function measureLoad(
   return section('load', '/run_py print(n), clients that each wait for their answer (ms)', loads);
 }
 
-export async function measureBursts(servers: Readonly<Record<string, Server>>): Promise<Section> {
+export async function measureBursts(
+  sizes: readonly number[],
+  servers: Readonly<Record<string, Server>>,
+): Promise<Section> {
   const loads: [string, Load][] = [];
-  for (const size of BURSTS) {
+  for (const size of sizes) {
     for (const [form, server] of Object.entries(servers)) {
       const load = await loaded((each) =>
         Promise.all(Array.from({ length: size }, () => runOne(server, each))),

@@ -24,7 +24,9 @@ const { values } = parseArgs({
   options: { quick: { type: 'boolean' }, json: { type: 'boolean' }, only: { type: 'string' } },
 });
 const size =
-  values.quick === true ? { rounds: 25, seconds: 1, marks: 30 } : { rounds: 200, seconds: 5, marks: 200 };
+  values.quick === true
+    ? { rounds: 15, seconds: 0.5, bursts: [100], marks: 20, upload: 100e6 }
+    : { rounds: 150, seconds: 4, bursts: [100, 200], marks: 150, upload: 500e6 };
 const only: readonly string[] = values.only?.split(',') ?? SECTIONS;
 const unknown = only.filter((name) => !SECTIONS.some((section) => section === name));
 if (unknown.length > 0) {
@@ -60,10 +62,10 @@ try {
   }
   await measure('latency', () => measureLatency(size.rounds, reference, servers));
   await measure('load', () => measureLoad(size.seconds, servers));
-  await measure('burst', () => measureBursts(servers));
+  await measure('burst', () => measureBursts(size.bursts, servers));
   await guard.stopServers();
   await measure('breakdown', () => measureBreakdown(size.marks));
-  await measure('memory', () => measureMemory(FORMS, guard.register));
+  await measure('memory', () => measureMemory(size.upload, FORMS, guard.register));
 } finally {
   await guard.stopAll();
   await reference.remove();

@@ -109,7 +109,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
       done(new NoxError('invalid_request', `body: not JSON (${(cause as Error).message})`));
     }
   });
-  await app.register(multipart, { limits: { fileSize: Infinity, files: 1, fields: 0, parts: 1 } });
+  await app.register(multipart, { limits: { fileSize: Infinity, files: 1, fields: 1, parts: 1 } });
 
   healthRoute(app, options.executor);
   await app.register((scope) => {
@@ -133,7 +133,7 @@ function sendError(error: NoxError, reply: FastifyReply): FastifyReply {
   const { status, hint } = ERRORS[error.code];
   if (error.code === 'unauthorized') void reply.header('www-authenticate', 'Bearer');
   if (error.retryAfter !== undefined) void reply.header('retry-after', String(error.retryAfter));
-  if (!reply.request.raw.complete) linger(reply.request.raw);
+  if (!reply.request.raw.complete) linger(reply);
   return reply
     .code(status)
     .send({ detail: error.message, code: error.code, hint, requestId: reply.request.id });
@@ -147,15 +147,20 @@ const LINGER_MS = 1000;
  * Lets a client that is still sending see its refusal. Closing at once would answer its next bytes with a reset,
  * which throws away what it has not read yet; reading on would cost the whole upload.
  */
-function linger(raw: IncomingMessage): void {
+function linger(reply: FastifyReply): void {
+  const { raw } = reply.request;
+  const { socket } = raw;
+  void reply.header('connection', 'close');
+  // What Node calls when the last answer of a connection has been written.
+  socket.destroySoon = () => {
+    socket.end();
+    setTimeout(() => socket.destroy(), LINGER_MS).unref();
+  };
   let bytes = 0;
   raw.on('data', (chunk: Buffer) => {
     bytes += chunk.length;
     if (bytes > LINGER_BYTES) raw.pause();
   });
-  setTimeout(() => {
-    if (!raw.complete) raw.socket.destroy();
-  }, LINGER_MS).unref();
 }
 
 const RAW_ERRORS: Readonly<Record<string, [ErrorCode, string]>> = {

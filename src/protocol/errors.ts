@@ -43,6 +43,11 @@ export const ERRORS = {
     retry: false,
     hint: 'Send less, or have the administrator raise `NOX_MAX_BODY` (JSON) or `NOX_MAX_UPLOAD` (files)',
   },
+  workspace_conflict: {
+    status: 409,
+    retry: true,
+    hint: 'Another run of the workspace keeps removing the file that the code was to run as; try again, or give a `filename` of your own',
+  },
   workspace_full: {
     status: 413,
     retry: false,

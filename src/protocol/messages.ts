@@ -18,21 +18,18 @@ export const PATH_MAX = 4095;
  */
 export const ARGUMENT_MAX = 131_071;
 export const ARGUMENTS_MAX_BYTES = 1024 * 1024;
-export const ARGUMENTS_MAX = 16_384;
-
-const Argument = Type.String({ maxLength: ARGUMENT_MAX });
 
 export const PythonProgram = Type.Object({
   kind: Type.Literal('python'),
   code: Type.String(),
   /** Path inside the workspace under which the code runs. Saved there when given; without it, `run.py` and not saved. */
   filename: Type.Optional(Type.String({ minLength: 1, maxLength: PATH_MAX })),
-  args: Type.Array(Argument, { maxItems: ARGUMENTS_MAX }),
+  args: Type.Array(Type.String()),
 });
 
 export const CommandProgram = Type.Object({
   kind: Type.Literal('command'),
-  argv: Type.Array(Argument, { minItems: 1, maxItems: ARGUMENTS_MAX }),
+  argv: Type.Array(Type.String(), { minItems: 1 }),
 });
 
 export const RunRequest = Type.Object({

@@ -19,7 +19,8 @@
 #   5. When the program ends everything else in the namespace is killed and reaped, so that the times are complete;
 #      "exit CODE …" or "signal N …" is written. Process 1 ends last, and the kernel would kill whatever was left.
 #
-# Any failure before step 5 is written as "error TEXT" and is the sandbox's, never the program's.
+# Any failure before step 5 is written as "error TEXT" and is the sandbox's, never the program's; "no_place" says that
+# the file on which the code was to be mounted is gone, by another run's doing.
 use strict;
 
 # asm/unistd_64.h; asm-generic/unistd.h
@@ -36,6 +37,7 @@ open(my $control, '+<&=', 3) or exit 1;
 binmode $control;
 
 sub tell_runner { my $line = "$_[0]\n"; syswrite($control, $line) }
+sub no_place { tell_runner('no_place'); exit 1 }
 sub fail { tell_runner("error $_[0]"); exit 1 }
 # Perl passes a number as a number and a string as a pointer: arguments keep the type they were written with.
 sub sys { my $name = shift; my $r = syscall($nr->{$name}, @_); fail("$name: $!") if $r == -1; $r }
@@ -46,7 +48,7 @@ sys('close_range', 4, 0xffffffff, 0);                # whatever the server itsel
 sys('prctl', 4, 0, 0, 0, 0);                         # PR_SET_DUMPABLE
 tell_runner('hello');
 
-my ($workspace, $script, $code, $tmp_bytes, $limits, $filter, $env, $argv) =
+my ($workspace, $shown, $script, $code, $tmp_bytes, $limits, $filter, $env, $argv) =
   unpack('(N/a*)*', take(unpack 'N', take(4)));
 
 # A name is only ever opened, never resolved again: no link is followed, and what was opened is what is mounted on.
@@ -58,7 +60,10 @@ sub mount_tmpfs {
 }
 my ($tmp, $shm) = ('/tmp', '/dev/shm');
 sys('unshare', 0x20000);                             # CLONE_NEWNS
-opendir(my $dir, $workspace) or fail("open $workspace: $!");
+my %open;                                            # path => directory handle, of what the run is shown
+for my $path ($workspace, unpack '(N/a*)*', $shown) {
+  opendir($open{$path}, $path) or fail("open $path: $!");
+}
 my $none = '';
 if ($script ne '') {
   mount_tmpfs($tmp, length($code) + 65536);
@@ -67,19 +72,19 @@ if ($script ne '') {
   print $file $code and close $file or fail("write of the code: $!");
   # O_PATH | O_NOFOLLOW | O_CLOEXEC; RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
   my $how = pack 'QQQ', 010000000 | ($arch eq 'aarch64' ? 0100000 : 0400000) | 02000000, 0, 0x08 | 0x04 | 0x02;
-  my $fd = syscall($nr->{openat2}, fileno $dir, $script, $how, 24);
-  fail("place for the code: $!") if $fd == -1;
+  my $fd = syscall($nr->{openat2}, fileno $open{$workspace}, $script, $how, 24);
+  no_place() if $fd == -1;
   my $target = "/proc/self/fd/$fd";
-  -f $target or fail('place for the code: no regular file');
-  sys('mount', $source, $target, $none, 4096, $none); # MS_BIND
+  # Gone, swapped for something else, or unlinked since it was opened (ENOENT of mount): the runner makes another.
+  -f $target && syscall($nr->{mount}, $source, $target, $none, 4096, $none) != -1 or no_place(); # MS_BIND
   sys('umount2', $tmp, 2);                            # MNT_DETACH: the code stays, at its one place
 }
 mount_tmpfs($_, $tmp_bytes) for $tmp, $shm;
-if ($workspace =~ m{^(?:/tmp|/dev/shm)/}) {          # just hidden: bound again, the code with it
+for my $hidden (grep { m{^(?:/tmp|/dev/shm)/} } keys %open) { # bound again, the code with it
   my $path = '';
-  mkdir $path .= "/$_" for grep { $_ ne '' } split m{/}, $workspace;
-  my $source = '/proc/self/fd/' . fileno $dir;
-  sys('mount', $source, $workspace, $none, 4096 | 16384, $none); # MS_BIND | MS_REC
+  mkdir $path .= "/$_" for grep { $_ ne '' } split m{/}, $hidden;
+  my $source = '/proc/self/fd/' . fileno $open{$hidden};
+  sys('mount', $source, $hidden, $none, 4096 | 16384, $none); # MS_BIND | MS_REC
 }
 chdir $workspace or fail("chdir $workspace: $!");
 

@@ -58,6 +58,8 @@ export type LaunchEnd =
       readonly maxRssBytes: number;
     }
   | { readonly kind: 'killed' }
+  /** Another run of the workspace took away the file on which the code was to be mounted. Nothing has run. */
+  | { readonly kind: 'no_place' }
   | { readonly kind: 'broken'; readonly reason: string };
 
 export interface LaunchedRun {
@@ -91,6 +93,7 @@ const RLIMIT = { cpu: 0, fsize: 1, data: 2, core: 4, nproc: 6, nofile: 7, msgque
 export class ColdLauncher implements Launcher {
   readonly #dir: string;
   readonly #pipes: readonly number[];
+  readonly #venv: string | undefined;
   readonly #bwrapArguments: (workspace: string) => string[];
   readonly #filters: { readonly open: Uint8Array; readonly strict: Uint8Array };
   readonly #options: ColdLauncherOptions;
@@ -108,11 +111,12 @@ export class ColdLauncher implements Launcher {
     this.#dir = dir;
     this.#pipes = pipes;
     this.#options = options;
+    this.#venv = virtualEnvironment(options.python);
     const host = {
       etcDir: join(dir, 'etc'),
       rootLinks: rootLinks(),
       etc: ETC.filter(readable),
-      venv: virtualEnvironment(options.python),
+      venv: this.#venv,
     };
     this.#bwrapArguments = (workspace) => sandboxArguments({ ...host, workspace });
     const unaccountedMemory = options.cgroup ? 'allow' : 'deny';
@@ -174,6 +178,7 @@ export class ColdLauncher implements Launcher {
     const env = Object.entries(plan.env).map(([name, value]) => `${name}=${value}`);
     const fields = [
       plan.workspace,
+      packStrings(this.#venv === undefined ? [] : [this.#venv]),
       plan.script?.name ?? '',
       plan.script?.code ?? '',
       String(plan.limits.tmpBytes),
@@ -186,7 +191,7 @@ export class ColdLauncher implements Launcher {
   }
 }
 
-/** `resource:soft:hard` for init.pl; a run gets a process of its own beyond its limit for init. */
+/** `resource:soft:hard` for init.pl. RLIMIT_NPROC counts init as well, hence one more. */
 function rlimits(limits: Limits, cgroup: boolean): string {
   const cpu = Math.ceil(limits.cpuSeconds);
   const rows: [resource: number, soft: number, hard: number][] = [
@@ -196,9 +201,12 @@ function rlimits(limits: Limits, cgroup: boolean): string {
     [RLIMIT.core, 0, 0],
     [RLIMIT.nofile, limits.openFiles, limits.openFiles],
     [RLIMIT.msgqueue, 819_200, 819_200],
-    [RLIMIT.nproc, limits.processes + 1, limits.processes + 1],
   ];
-  if (!cgroup) rows.push([RLIMIT.data, limits.memoryBytes, limits.memoryBytes]);
+  // Where a cgroup limits both, a refusal must be the cgroup's own: only that is counted, and can be told.
+  if (!cgroup) {
+    rows.push([RLIMIT.nproc, limits.processes + 1, limits.processes + 1]);
+    rows.push([RLIMIT.data, limits.memoryBytes, limits.memoryBytes]);
+  }
   return rows.map((row) => row.join(':')).join(',');
 }
 
@@ -276,6 +284,7 @@ class ColdRun implements LaunchedRun {
     const [word, ...rest] = line.split(' ');
     if (word === 'hello') this.#onHello(control, encodedPlan);
     else if (word === 'started') this.#onStarted();
+    else if (word === 'no_place') this.#report = { kind: 'no_place' };
     else if (word === 'error') this.#report = { kind: 'broken', reason: `init: ${rest.join(' ')}` };
     else this.#report ??= parseEnd(line);
   }

@@ -6,6 +6,7 @@
  */
 import { relative } from 'node:path';
 import type { Logger } from 'pino';
+import { NoxError } from '../protocol/errors.ts';
 import { LIMITS, type LimitName, type Limits } from '../protocol/limits.ts';
 import type { RunEvent, RunRequest, RunResult } from '../protocol/messages.ts';
 import { decideOutcome, type ImposedCause, type Outcome } from '../protocol/outcome.ts';
@@ -45,6 +46,9 @@ const LIMIT_OF: Partial<Record<Outcome, LimitName>> = {
   disk_limit: 'workspaceBytes',
 };
 
+/** How often a run looks for a place for its code while other runs of its workspace take it away. */
+const PLACING_TRIES = 20;
+
 /**
  * @param emit is given the output as it comes
  * @returns the result, when no process of the run is alive. A fault of the machine is a `sandbox_error` result, its
@@ -57,12 +61,16 @@ export async function executeRun(
   signal: AbortSignal,
   emit: (event: RunEvent) => void,
 ): Promise<RunResult> {
-  const placed = await placeProgram(context, order.request.program);
-  try {
-    return await new Run(context, order, emit).execute(placed, signal);
-  } finally {
-    placed.release();
+  for (let attempt = 0; attempt < PLACING_TRIES; attempt += 1) {
+    const placed = await placeProgram(context, order.request.program);
+    try {
+      const result = await new Run(context, order, emit).execute(placed, signal);
+      if (result !== undefined) return result;
+    } finally {
+      placed.release();
+    }
   }
+  throw new NoxError('workspace_conflict', 'Other runs of the workspace keep removing the file of the code');
 }
 
 interface PlacedProgram {
@@ -74,28 +82,27 @@ interface PlacedProgram {
 
 /** Gives Python code its place in the workspace: saved under the name that was asked for, or standing in for none. */
 async function placeProgram(context: RunContext, program: RunRequest['program']): Promise<PlacedProgram> {
+  context.workspace.prepare();
   if (program.kind === 'command') return { argv: program.argv, python: false, release: () => undefined };
   const { workspace, python } = context;
   const { code, filename, args } = program;
   let name: string;
-  let release: () => void = () => undefined;
   if (filename === undefined) {
-    const claimed = workspace.claim(DEFAULT_SCRIPT);
-    name = claimed;
-    release = () => {
-      workspace.release(claimed);
-    };
+    name = workspace.claim(DEFAULT_SCRIPT);
   } else {
     const { saved } = await workspace.write(filename, [Buffer.from(code)], context.disk.room);
     context.disk.added(Buffer.byteLength(code));
     name = relative(workspace.path, saved);
+    workspace.hold(name);
   }
   const shown = filename === undefined ? name : pathNames(filename).join('/');
   return {
     argv: [python, `${workspace.path}/${shown}`, ...args],
     script: { name, code },
     python: true,
-    release,
+    release: () => {
+      workspace.release(name);
+    },
   };
 }
 
@@ -117,7 +124,8 @@ class Run {
     this.#stderr = bounded('stderr');
   }
 
-  async execute(placed: PlacedProgram, signal: AbortSignal): Promise<RunResult> {
+  /** @returns undefined where the code found no place; nothing has run then */
+  async execute(placed: PlacedProgram, signal: AbortSignal): Promise<RunResult | undefined> {
     const { launcher, disk } = this.#context;
     const { slot, limits, log } = this.#order;
     const began = performance.now();
@@ -159,6 +167,7 @@ class Run {
     } finally {
       final = meter.finish();
     }
+    if (end.kind === 'no_place' && this.#cause === undefined) return undefined;
     this.#stdout.end();
     this.#stderr.end();
     const result = this.#result(end, final, (performance.now() - began) / 1000);

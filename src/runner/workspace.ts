@@ -10,28 +10,36 @@ import {
   chmodSync,
   closeSync,
   constants,
+  fstatSync,
   fsync,
+  fsyncSync,
+  ftruncateSync,
   futimesSync,
   lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
+  readFileSync,
   readlinkSync,
   renameSync,
   unlinkSync,
+  writeFileSync,
+  writeSync,
   type Stats,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { NAME_MAX, PATH_MAX } from '../protocol/messages.ts';
 import { O_PATH } from './pipes.ts';
 
-const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
+const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants;
 /** path_resolution(7): the kernel's own bound. */
 const LINKS_MAX = 40;
 const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;
+/** Holds the path over whose content the temporary file of the same number is being copied. */
+const REDO = /^\.nox-[0-9a-f]{24}\.redo$/;
 /** No file of anybody was changed at 1970-01-01T00:12:19Z. It marks a placeholder of ours. */
 const PLACEHOLDER_TIME = 739;
 
@@ -77,16 +85,23 @@ export class Workspace {
     else if ((stats.mode & 0o700) !== 0o700) chmodSync(this.path, (stats.mode & 0o777) | 0o700);
   }
 
-  /** After a crash: removes unfinished uploads and the placeholder of a runner that is gone. Call with no run alive. */
+  /**
+   * After a crash: finishes what was half copied, removes unfinished uploads and the placeholder of a runner that is
+   * gone. Call with no run alive.
+   */
   sweep(scriptName: string): void {
     this.#withRoot((root) => {
-      for (const name of readdirSync(self(root))) if (TEMPORARY.test(name)) unlinkSync(at(root, name));
+      const names = readdirSync(self(root));
+      for (const name of names.filter((each) => REDO.test(each))) this.#redo(root, name);
+      for (const name of names.filter((each) => TEMPORARY.test(each))) unlinkIfThere(at(root, name));
       removePlaceholder(root, scriptName);
     });
   }
 
   /**
-   * Writes a file from a stream: to a temporary name, synced, then renamed over `path`.
+   * Writes a file from a stream: to a temporary name, synced, then renamed over `path`. Where runs are alive whose
+   * code is mounted on that file, its content is replaced instead: a rename would take their code away from them
+   * (the kernel drops what is mounted on a name that another file takes).
    *
    * @param room bytes that the file may have; more is `workspace_full`
    * @throws NoxError `invalid_path`, `workspace_full`; what `body` throws; the file system's own errors
@@ -99,15 +114,20 @@ export class Workspace {
     const names = pathNames(path);
     this.prepare();
     const root = openDirectory(this.path);
-    const temporary = at(root, `.nox-${randomBytes(12).toString('hex')}.tmp`);
+    const number = randomBytes(12).toString('hex');
+    const temporary = at(root, `.nox-${number}.tmp`);
     const walk = new Walk(this.path, root, path);
     try {
       const bytes = await writeAndSync(temporary, body, room);
       const { dir, name, saved } = walk.to(names);
-      withAccess(dir, () => {
-        renameSync(temporary, at(dir, name));
-      });
-      await syncDirectory(dir);
+      if (this.#claims.has(relative(this.path, saved))) {
+        replaceContent(at(dir, name), temporary, at(root, `.nox-${number}.redo`), saved);
+      } else {
+        withAccess(dir, () => {
+          renameSync(temporary, at(dir, name));
+        });
+        await syncDirectory(dir);
+      }
       return { saved, bytes };
     } catch (error) {
       unlinkIfThere(temporary);
@@ -130,13 +150,19 @@ export class Workspace {
       for (let attempt = 0; attempt < 1000; attempt += 1) {
         const candidate = attempt === 0 ? name : name.replace(/(\.[^.]*)?$/, `-${String(attempt)}$1`);
         if (!standsAsFile(root, candidate)) continue;
-        this.#claims.set(candidate, (this.#claims.get(candidate) ?? 0) + 1);
+        this.hold(candidate);
         return candidate;
       }
       throw new Error(`no free name like ${name} in ${this.path}`);
     });
   }
 
+  /** Counts a run whose code is mounted on a file that stands at `name`, a path in the workspace. */
+  hold(name: string): void {
+    this.#claims.set(name, (this.#claims.get(name) ?? 0) + 1);
+  }
+
+  /** Ends a `claim` or a `hold`. */
   release(name: string): void {
     const left = (this.#claims.get(name) ?? 1) - 1;
     if (left > 0) {
@@ -146,6 +172,20 @@ export class Workspace {
       this.#withRoot((root) => {
         removePlaceholder(root, name);
       });
+    }
+  }
+
+  #redo(root: number, name: string): void {
+    const saved = readFileSync(at(root, name), 'utf8');
+    const walk = new Walk(this.path, root, saved);
+    try {
+      const place = walk.to(pathNames(relative(this.path, saved)));
+      renameSync(at(root, name.replace(/redo$/, 'tmp')), at(place.dir, place.name));
+    } catch {
+      // Its directory is gone, or the copy was finished: nothing is left to do.
+    } finally {
+      walk.close();
+      unlinkIfThere(at(root, name));
     }
   }
 
@@ -282,6 +322,27 @@ async function writeAndSync(
     await file.close();
   }
   return bytes;
+}
+
+/**
+ * Copies one file over another without giving it a new place in its directory. `redo` makes a crash in the middle
+ * good: `sweep` finishes what it names. All at once, so that no other request sees half of it.
+ */
+function replaceContent(target: string, source: string, redo: string, saved: string): void {
+  const content = readFileSync(source);
+  const fd = openSync(target, O_WRONLY | O_NOFOLLOW | O_NONBLOCK);
+  try {
+    if (!fstatSync(fd).isFile()) throw badPath(saved, 'is no regular file any more');
+    writeFileSync(redo, saved, { flag: 'wx', mode: 0o600, flush: true });
+    for (let done = 0; done < content.length;)
+      done += writeSync(fd, content, done, content.length - done, done);
+    ftruncateSync(fd, content.length);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  unlinkIfThere(source);
+  unlinkIfThere(redo);
 }
 
 /** The rename is on disk only when its directory is (fsync(2)). */

@@ -16,6 +16,8 @@ import { encodeFrame, FRAME, FrameDecoder, FrameError, type Frame } from './fram
 /** Output is sent in pieces of at most this size, and no other frame of the server is as large. */
 const PIECE = 1024 * 1024;
 const HEALTH_TIMEOUT_MS = 1000;
+/** How long a refused client may go on before it is cut off. */
+const LINGER_MS = 5000;
 const OPS = ['run', 'put', 'health'] as const;
 type Op = (typeof OPS)[number];
 
@@ -75,12 +77,21 @@ async function answer(executor: Executor, socket: Socket, maxRequestBytes: numbe
   } catch (error) {
     if (!socket.destroyed) socket.end(encodeFrame(FRAME.error, encodeError(error)));
   } finally {
-    // What the client still sends is not read: the connection goes when the answer is out.
-    socket.once('finish', () => {
-      socket.destroy();
-    });
-    if (socket.writableFinished) socket.destroy();
+    await letGo(frames, socket);
   }
+}
+
+/**
+ * Ends a connection when its answer has been read. A client may still be sending a body that has been refused:
+ * closing at once would break its connection before it has read why.
+ */
+async function letGo(frames: AsyncGenerator<Frame>, socket: Socket): Promise<void> {
+  if (socket.destroyed) return;
+  const timer = setTimeout(() => socket.destroy(), LINGER_MS);
+  socket.once('end', () => socket.destroy()).once('close', () => clearTimeout(timer));
+  await frames.return(undefined);
+  if (socket.readableEnded) socket.destroy();
+  else socket.resume();
 }
 
 async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: AbortSignal): Promise<void> {

@@ -53,7 +53,9 @@ describe('bearerCheck', () => {
   test('property: every token that may be set opens the door, with any case of the scheme', () => {
     fc.assert(
       fc.property(token, fc.array(fc.boolean(), { minLength: 6, maxLength: 6 }), (each, upper) => {
-        const scheme = [...'bearer'].map((letter, index) => (upper[index] === true ? letter.toUpperCase() : letter));
+        const scheme = [...'bearer'].map((letter, index) =>
+          upper[index] === true ? letter.toUpperCase() : letter,
+        );
         return bearerCheck(each)(`${scheme.join('')} ${each}`);
       }),
     );
@@ -75,12 +77,21 @@ describe('bearerCheck', () => {
 
   test('property: no header makes it throw, whatever bytes are in it', () => {
     fc.assert(fc.property(fc.string({ unit: 'binary' }), (header) => !check(header)));
-    fc.assert(fc.property(fc.string({ unit: 'binary' }), (rest) => check(`Bearer ${rest}`) === (rest.trim() === 's3cret')));
+    fc.assert(
+      fc.property(
+        fc.string({ unit: 'binary' }),
+        (rest) => check(`Bearer ${rest}`) === (rest.trim() === 's3cret'),
+      ),
+    );
   });
 
   test('a header of the greatest size is judged at once, however many spaces are in it', () => {
     const before = process.cpuUsage();
-    for (const header of [`Bearer${' '.repeat(16_384)}`, `Bearer ${'a '.repeat(8192)}`, `Bearer ${' '.repeat(8192)}a b`]) {
+    for (const header of [
+      `Bearer${' '.repeat(16_384)}`,
+      `Bearer ${'a '.repeat(8192)}`,
+      `Bearer ${' '.repeat(8192)}a b`,
+    ]) {
       assert.equal(check(header), false);
     }
     const { user, system } = process.cpuUsage(before);

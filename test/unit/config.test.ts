@@ -15,7 +15,9 @@ import {
 const TOKEN = 'correct-horse-battery-staple';
 const TOKENED = { NOX_API_TOKEN: TOKEN };
 const ALL = Object.entries(SETTINGS) as [SettingName, Setting][];
-const NUMBERS = ALL.flatMap(([name, setting]) => (setting.kind === 'number' ? [[name, setting] as const] : []));
+const NUMBERS = ALL.flatMap(([name, setting]) =>
+  setting.kind === 'number' ? [[name, setting] as const] : [],
+);
 const TEXTS = ALL.flatMap(([name, setting]) => (setting.kind === 'text' ? [[name, setting] as const] : []));
 
 /** The lines of the refusal. */
@@ -74,7 +76,9 @@ describe('parseConfig', () => {
   });
 
   test('names of others are left alone', () => {
-    assert.doesNotThrow(() => parseConfig('gateway', { ...TOKENED, NO_X: '1', XNOX_Y: '2', nox_z: '3', PATH: '/' }));
+    assert.doesNotThrow(() =>
+      parseConfig('gateway', { ...TOKENED, NO_X: '1', XNOX_Y: '2', nox_z: '3', PATH: '/' }),
+    );
   });
 
   for (const [name, text] of [
@@ -129,7 +133,13 @@ describe('parseConfig', () => {
   }
 
   test('several faults at once are all told, one a line', () => {
-    const lines = faults({ NOX_API_TOKEN: '', NOX_PORT: 'x', NOX_CGROUP: 'maybe', NOX_FOO: '1', NOX_BAR: '' });
+    const lines = faults({
+      NOX_API_TOKEN: '',
+      NOX_PORT: 'x',
+      NOX_CGROUP: 'maybe',
+      NOX_FOO: '1',
+      NOX_BAR: '',
+    });
     assert.deepEqual(lines.map((line) => line.split(':')[0]).sort(), [
       'NOX_API_TOKEN',
       'NOX_BAR',
@@ -141,7 +151,13 @@ describe('parseConfig', () => {
 
   test('K, M, G and T are powers of 1024', () => {
     const bytes = (text: string) => parseConfig('runner', { NOX_MAX_FILE_SIZE: text }).limits.fileBytes;
-    assert.deepEqual(['4096', '4K', '3M', '2G', '1T'].map(bytes), [4096, 4096, 3 * 2 ** 20, 2 ** 31, 2 ** 40]);
+    assert.deepEqual(['4096', '4K', '3M', '2G', '1T'].map(bytes), [
+      4096,
+      4096,
+      3 * 2 ** 20,
+      2 ** 31,
+      2 ** 40,
+    ]);
   });
 
   test('seconds may have a fraction, and so may defaults of the caller', () => {
@@ -159,12 +175,17 @@ describe('parseConfig', () => {
 
   test('property: every number within its range is taken as it is, and none outside', () => {
     fc.assert(
-      fc.property(fc.constantFrom(...NUMBERS), fc.bigInt({ min: 0n, max: 2n ** 60n }), ([name, setting], value) => {
-        const number = Number(value);
-        const env = { ...TOKENED, [name]: String(value) };
-        if (number >= setting.minimum && number <= setting.maximum) assert.doesNotThrow(() => parseConfig('gateway', env));
-        else assert.equal(faults(env)[0]?.split(':')[0], name);
-      }),
+      fc.property(
+        fc.constantFrom(...NUMBERS),
+        fc.bigInt({ min: 0n, max: 2n ** 60n }),
+        ([name, setting], value) => {
+          const number = Number(value);
+          const env = { ...TOKENED, [name]: String(value) };
+          if (number >= setting.minimum && number <= setting.maximum)
+            assert.doesNotThrow(() => parseConfig('gateway', env));
+          else assert.equal(faults(env)[0]?.split(':')[0], name);
+        },
+      ),
       { numRuns: 500 },
     );
   });
@@ -175,7 +196,8 @@ describe('parseConfig', () => {
         assert.doesNotThrow(() => parseConfig('gateway', { ...TOKENED, [name]: String(value) }));
       }
       faults({ ...TOKENED, [name]: String(maximum + 1) });
-      if (minimum > 0) faults({ ...TOKENED, [name]: String(Math.floor(minimum) - (Number.isInteger(minimum) ? 1 : 0)) });
+      if (minimum > 0)
+        faults({ ...TOKENED, [name]: String(Math.floor(minimum) - (Number.isInteger(minimum) ? 1 : 0)) });
     });
   }
 });
@@ -195,8 +217,12 @@ describe('defaults', () => {
   }
 
   test('writing out what is in force changes nothing', () => {
-    const lines = describeConfig({}).split('\n').filter((line) => !line.endsWith('=(hidden)'));
-    const env = Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]));
+    const lines = describeConfig({})
+      .split('\n')
+      .filter((line) => !line.endsWith('=(hidden)'));
+    const env = Object.fromEntries(
+      lines.map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]),
+    );
     assert.deepEqual(parseConfig('runner', env), parseConfig('runner', {}));
   });
 });
@@ -220,7 +246,11 @@ describe('secrets', () => {
   });
 
   test('the token is in no message about another setting', () => {
-    assert.ok(!faults({ ...TOKENED, NOX_PORT: 'x', NOX_X: '' }).join('\n').includes(TOKEN));
+    assert.ok(
+      !faults({ ...TOKENED, NOX_PORT: 'x', NOX_X: '' })
+        .join('\n')
+        .includes(TOKEN),
+    );
   });
 
   test('a token of 512 characters is taken, one of 513 is not', () => {
@@ -231,8 +261,13 @@ describe('secrets', () => {
 
 describe('describeConfig', () => {
   test('every setting on a line, with the value in force', () => {
-    const lines = describeConfig({ NOX_PORT: '81', NOX_MAX_BODY: '1M' }, { NOX_SANDBOX: '/srv/nox' }).split('\n');
-    assert.deepEqual(lines.map((line) => line.split('=')[0]), Object.keys(SETTINGS));
+    const lines = describeConfig({ NOX_PORT: '81', NOX_MAX_BODY: '1M' }, { NOX_SANDBOX: '/srv/nox' }).split(
+      '\n',
+    );
+    assert.deepEqual(
+      lines.map((line) => line.split('=')[0]),
+      Object.keys(SETTINGS),
+    );
     for (const line of ['NOX_PORT=81', 'NOX_MAX_BODY=1048576', 'NOX_SANDBOX=/srv/nox', 'NOX_TIMEOUT=20']) {
       assert.ok(lines.includes(line), line);
     }

@@ -20,7 +20,11 @@ const frame = fc.record({
 const frames = fc.array(frame, { maxLength: 12 });
 
 function cut(stream: Buffer, places: readonly number[]): Buffer[] {
-  const sorted = [0, ...places.map((place) => place % (stream.length + 1)).sort((a, b) => a - b), stream.length];
+  const sorted = [
+    0,
+    ...places.map((place) => place % (stream.length + 1)).sort((a, b) => a - b),
+    stream.length,
+  ];
   return sorted.slice(1).map((end, index) => stream.subarray(sorted[index], end));
 }
 
@@ -50,7 +54,10 @@ describe('FrameDecoder', () => {
       fc.property(frames, (sent) => {
         const stream = Buffer.concat(sent.map(({ type, payload }) => encodeFrame(type, payload)));
         const decoder = new FrameDecoder(MAX);
-        const got = decode(decoder, [...stream].map((byte) => Buffer.of(byte)));
+        const got = decode(
+          decoder,
+          [...stream].map((byte) => Buffer.of(byte)),
+        );
         assert.deepEqual(got.map(plain), sent.map(plain));
       }),
       { numRuns: 100 },

@@ -9,31 +9,37 @@ const naive = (chunks: readonly Uint8Array[]): string =>
   new TextDecoder('utf-8', { ignoreBOM: true }).decode(Buffer.concat(chunks));
 
 function split(bytes: Uint8Array, places: readonly number[]): Uint8Array[] {
-  const sorted = [0, ...places.map((place) => place % (bytes.length + 1)).sort((a, b) => a - b), bytes.length];
+  const sorted = [
+    0,
+    ...places.map((place) => place % (bytes.length + 1)).sort((a, b) => a - b),
+    bytes.length,
+  ];
   return sorted.slice(1).map((end, index) => bytes.subarray(sorted[index], end));
 }
 
 /** Whole characters, parts of characters, bytes that are never part of one, surrogates and over-long forms. */
 const piece = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 4 }).map((text) => Buffer.from(text)),
-  fc.constantFrom(
-    [0xf0],
-    [0xf0, 0x9f],
-    [0xf0, 0x9f, 0x8e],
-    [0xe2, 0x82],
-    [0xc3],
-    [0x80],
-    [0xbf, 0xbf],
-    [0xc0, 0x80],
-    [0xe0, 0x80, 0x80],
-    [0xed, 0xa0, 0x80],
-    [0xed, 0xbf, 0xbf],
-    [0xf4, 0x90, 0x80, 0x80],
-    [0xf5, 0x80],
-    [0xfe],
-    [0xff],
-    [0xef, 0xbb, 0xbf],
-  ).map((bytes) => Buffer.from(bytes)),
+  fc
+    .constantFrom(
+      [0xf0],
+      [0xf0, 0x9f],
+      [0xf0, 0x9f, 0x8e],
+      [0xe2, 0x82],
+      [0xc3],
+      [0x80],
+      [0xbf, 0xbf],
+      [0xc0, 0x80],
+      [0xe0, 0x80, 0x80],
+      [0xed, 0xa0, 0x80],
+      [0xed, 0xbf, 0xbf],
+      [0xf4, 0x90, 0x80, 0x80],
+      [0xf5, 0x80],
+      [0xfe],
+      [0xff],
+      [0xef, 0xbb, 0xbf],
+    )
+    .map((bytes) => Buffer.from(bytes)),
   fc.uint8Array({ maxLength: 6 }).map((bytes) => Buffer.from(bytes)),
 );
 const bytes = fc.array(piece, { maxLength: 12 }).map((pieces) => Buffer.concat(pieces));
@@ -73,9 +79,22 @@ describe('jsonObject', () => {
     fc.assert(
       fc.property(members, (each) => {
         const plain = each.map(([name, of]) => [name, typeof of === 'object' ? naive(of) : of] as const);
-        assert.equal(join(each), JSON.stringify(Object.fromEntries(plain.filter(([name]) => name !== '__proto__'))));
+        assert.equal(
+          join(each),
+          JSON.stringify(Object.fromEntries(plain.filter(([name]) => name !== '__proto__'))),
+        );
       }),
-      { examples: [[[['b', 1], ['a', 'x']]], [[['stdout', []]]]] },
+      {
+        examples: [
+          [
+            [
+              ['b', 1],
+              ['a', 'x'],
+            ],
+          ],
+          [[['stdout', []]]],
+        ],
+      },
     );
   });
 

@@ -88,7 +88,8 @@ describe('decideOutcome', () => {
 
   for (const cause of CAUSES) {
     test(`${cause} imposed by Nox wins over whatever the program reported`, () => {
-      for (const [what, facts] of TABLE) assert.equal(decideOutcome({ ...QUIET, ...facts, cause }), cause, what);
+      for (const [what, facts] of TABLE)
+        assert.equal(decideOutcome({ ...QUIET, ...facts, cause }), cause, what);
     });
   }
 

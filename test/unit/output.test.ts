@@ -76,7 +76,10 @@ describe('BoundedOutput', () => {
       for (const length of [max - 1, max, max + 1, max * 2 + 1]) {
         const whole = Uint8Array.from({ length }, (_, index) => 0x20 + (index % 90));
         checkAgainstModel(max, [whole]);
-        checkAgainstModel(max, [...whole].map((byte) => Uint8Array.of(byte)));
+        checkAgainstModel(
+          max,
+          [...whole].map((byte) => Uint8Array.of(byte)),
+        );
       }
     });
   }

@@ -44,7 +44,7 @@ type Option = readonly [name: string, ...values: string[]];
 
 function parse(args: readonly string[]): Option[] {
   const options: Option[] = [];
-  for (let at = 0; at < args.length; ) {
+  for (let at = 0; at < args.length;) {
     const name = args[at] ?? '';
     const arity = ARITY[name];
     assert.ok(arity !== undefined, `${JSON.stringify(name)} stands where an option must`);
@@ -64,7 +64,10 @@ const position = (options: readonly Option[], ...wanted: string[]) =>
 const path = fc
   .array(fc.string({ unit: 'binary', minLength: 1, maxLength: 12 }), { minLength: 1, maxLength: 4 })
   .map((names) => `/w${names.join('/').replaceAll('\0', '')}`);
-const nasty = fc.oneof(path, fc.constantFrom('/--bind', '/ --bind / /', '/a b', '/*', '/$HOME', '/w\n--bind'));
+const nasty = fc.oneof(
+  path,
+  fc.constantFrom('/--bind', '/ --bind / /', '/a b', '/*', '/$HOME', '/w\n--bind'),
+);
 
 const plan = fc.record({
   workspace: nasty,
@@ -139,7 +142,8 @@ describe('sandboxArguments', () => {
   });
 
   test('no file of ETC is one that can hold a secret, and its own files name no user of the host', () => {
-    for (const each of ETC) assert.doesNotMatch(each, /shadow|passwd|private|ssh|sudo|hostname|machine-id|resolv/);
+    for (const each of ETC)
+      assert.doesNotMatch(each, /shadow|passwd|private|ssh|sudo|hostname|machine-id|resolv/);
     assert.deepEqual(OWN_ETC['passwd']?.match(/^[^:]+/gm), ['nox', 'nobody']);
     assert.deepEqual(OWN_ETC['group']?.match(/^[^:]+/gm), ['nox', 'nogroup']);
   });

@@ -35,6 +35,7 @@ interface Trial {
 
 /** Each trial on a server of its own, so that no peak is another's. */
 export async function measureMemory(
+  uploadBytes: number,
   forms: Forms,
   register: (server: Server) => () => void,
 ): Promise<Section> {
@@ -70,8 +71,6 @@ export async function measureMemory(
       unregister();
     }
   }
-  const title =
-    'Memory of the server (MB): peak resident size of each process, their sum, and the peak of both with';
   const table = {
     title:
       'Memory of the server (MB): the peak resident size of each process; the runs themselves are not in it',

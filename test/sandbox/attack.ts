@@ -59,7 +59,11 @@ def call(name, *args): return nr(NR[name], *args)
 `;
 
 /** Polls until it holds; never sleeps for luck. */
-export async function until(what: string, holds: () => boolean | Promise<boolean>, ms = 10_000): Promise<void> {
+export async function until(
+  what: string,
+  holds: () => boolean | Promise<boolean>,
+  ms = 10_000,
+): Promise<void> {
   const deadline = performance.now() + ms;
   while (!(await holds())) {
     assert.ok(performance.now() < deadline, `not within ${String(ms)} ms: ${what}`);
@@ -101,4 +105,5 @@ export async function assertHealthy(server: Server): Promise<void> {
   assert.equal(await inside(server, 'print(6 * 7)'), '42');
 }
 
-export const outcome = (answer: { readonly headers: Headers }): string | null => answer.headers.get('nox-outcome');
+export const outcome = (answer: { readonly headers: Headers }): string | null =>
+  answer.headers.get('nox-outcome');

@@ -54,7 +54,11 @@ test('finds anything in / that was not put there for it', async () => {
 
 test("reads the server's source, its packages and its own Node", () => {
   const root = fileURLToPath(new URL('../../', import.meta.url));
-  return assertHidden([root, ...['dist', 'src', 'node_modules'].map((name) => join(root, name)), process.execPath]);
+  return assertHidden([
+    root,
+    ...['dist', 'src', 'node_modules'].map((name) => join(root, name)),
+    process.execPath,
+  ]);
 });
 
 test("reads the token in the server's environment, wherever /proc shows one", async () => {
@@ -112,7 +116,11 @@ for name in ('root', 'cwd', 'exe', 'ns/mnt', 'ns/user'):
   );
   // Opened by O_PATH a file of /proc gives nothing but its name; the links to elsewhere must not open at all.
   assert.deepEqual(
-    got.split('\n').filter((line) => line !== '' && !/^(environ|mem|maps|syscall|stack|auxv|task\/1\/mem) 2097152$/.test(line)),
+    got
+      .split('\n')
+      .filter(
+        (line) => line !== '' && !/^(environ|mem|maps|syscall|stack|auxv|task\/1\/mem) 2097152$/.test(line),
+      ),
     [],
   );
 });
@@ -183,7 +191,13 @@ except OSError: print('none')`,
 });
 
 test('writes to the switches of the kernel in /proc', async () => {
-  const names = ['kernel/hostname', 'kernel/core_pattern', 'kernel/shmmax', 'kernel/sem', 'fs/mqueue/msg_max'];
+  const names = [
+    'kernel/hostname',
+    'kernel/core_pattern',
+    'kernel/shmmax',
+    'kernel/sem',
+    'fs/mqueue/msg_max',
+  ];
   const values = () => names.map((name) => read(`/proc/sys/${name}`));
   const before = values();
   const got = await inside(
@@ -256,7 +270,9 @@ for dir, dirs, names in os.walk('/dev'):
         if stat.S_ISBLK(info.st_mode) or stat.S_ISCHR(info.st_mode): found.append(dir + '/' + name)
 print(json.dumps(sorted(found)))`,
   );
-  const harmless = ['full', 'null', 'ptmx', 'pts/ptmx', 'random', 'tty', 'urandom', 'zero'].map((name) => `/dev/${name}`);
+  const harmless = ['full', 'null', 'ptmx', 'pts/ptmx', 'random', 'tty', 'urandom', 'zero'].map(
+    (name) => `/dev/${name}`,
+  );
   assert.deepEqual(
     (devices as string[]).filter((path) => !harmless.includes(path)),
     [],
@@ -312,10 +328,13 @@ for mode in (0o4755, 0o2755, 0o6755):
 `;
   try {
     await inside(server, attack);
-    const modes = readdirSync(server.workspace).map(
-      (name) => outside(`import os; print(oct(os.lstat(${py(join(server.workspace, name))}).st_mode & 0o6000))`),
+    const modes = readdirSync(server.workspace).map((name) =>
+      outside(`import os; print(oct(os.lstat(${py(join(server.workspace, name))}).st_mode & 0o6000))`),
     );
-    assert.deepEqual(modes, modes.map(() => '0o0'));
+    assert.deepEqual(
+      modes,
+      modes.map(() => '0o0'),
+    );
   } finally {
     await inside(server, `import os, glob\nfor n in glob.glob('climb*') + glob.glob('node*'): os.unlink(n)`);
   }

@@ -103,7 +103,10 @@ for flag in ${py(flags)}:
         if pid == 0: os._exit(0)
         print('ok' if pid > 0 else errno.errorcode[ctypes.get_errno()])`;
   assert.match(outside(attack([NAMESPACES.CLONE_NEWUSER])), /^ok$/m);
-  assert.deepEqual(new Set((await inside(server, attack(Object.values(NAMESPACES)))).split('\n')), new Set(['EPERM']));
+  assert.deepEqual(
+    new Set((await inside(server, attack(Object.values(NAMESPACES)))).split('\n')),
+    new Set(['EPERM']),
+  );
 });
 
 test('clones by clone3, whose flags no filter can see', async () => {
@@ -290,15 +293,19 @@ test('makes 32-bit system calls by int 0x80', { skip: process.arch !== 'x64' && 
   assert.equal(await inside(server, INT80), 'signal 31');
 });
 
-test('makes x32 system calls, whose numbers have bit 30 set', { skip: process.arch !== 'x64' && 'x86_64 only' }, async () => {
-  const got = await inside(
-    server,
-    `${SYSCALL}
+test(
+  'makes x32 system calls, whose numbers have bit 30 set',
+  { skip: process.arch !== 'x64' && 'x86_64 only' },
+  async () => {
+    const got = await inside(
+      server,
+      `${SYSCALL}
 print(*{nr(0x40000000 | NR[name], 0x10000000, 0, 0) for name in ('unshare', 'setns', 'mount', 'ptrace', 'bpf', 'getpid')},
       *{nr(0x40000000 | n) for n in range(512, 548)})`,
-  );
-  assert.equal(got, 'ENOSYS ENOSYS');
-});
+    );
+    assert.equal(got, 'ENOSYS ENOSYS');
+  },
+);
 
 test('makes system calls that are newer than the filter, or have no number', async () => {
   const got = await inside(
@@ -418,7 +425,8 @@ test('runs the same attacks as a command, as a saved file, and as an uploaded pr
     await runPy(server, code, { filename: 'saved/attack.py' }),
     await runSh(server, ['bash', '-c', 'exec setsid --wait python3 attack.py']),
   ];
-  for (const { body } of answers) assert.deepEqual(body, { returncode: 0, stdout: 'EPERM EPERM EPERM\n', stderr: '' });
+  for (const { body } of answers)
+    assert.deepEqual(body, { returncode: 0, stdout: 'EPERM EPERM EPERM\n', stderr: '' });
 });
 
 test('listens in on the system calls of its children by a seccomp listener', async () => {

@@ -35,7 +35,10 @@ test('has an interface beyond its own loopback', async () => {
   const attack = `import socket, json; print(json.dumps([name for _, name in socket.if_nameindex()]))`;
   assert.ok((JSON.parse(outside(attack)) as string[]).length >= 1);
   assert.deepEqual(await loot(server, attack), ['lo']);
-  const routes = await inside(server, `print(open('/proc/net/route').read().count('\\n'), open('/proc/net/arp').read().count('\\n'))`);
+  const routes = await inside(
+    server,
+    `print(open('/proc/net/route').read().count('\\n'), open('/proc/net/arp').read().count('\\n'))`,
+  );
   assert.equal(routes, '1 1');
 });
 
@@ -100,7 +103,13 @@ test("connects to a socket in the workspace's parent directory, and through a li
     chmodSync(path, 0o777);
     assert.equal(outside(CONNECT('AF_UNIX', py(path))), 'connected');
     assert.equal(await inside(server, CONNECT('AF_UNIX', py(path))), 'FileNotFoundError 2');
-    assert.equal(await inside(server, `import os; os.symlink('../service.sock', 'way')\n${CONNECT('AF_UNIX', py('way'))}`), 'FileNotFoundError 2');
+    assert.equal(
+      await inside(
+        server,
+        `import os; os.symlink('../service.sock', 'way')\n${CONNECT('AF_UNIX', py('way'))}`,
+      ),
+      'FileNotFoundError 2',
+    );
   } finally {
     service.close();
   }
@@ -127,7 +136,10 @@ test('opens sockets that see or forge packets: raw, packet, ping', async () => {
     `${SYSCALL}
 print(*[call('socket', *a) for a in ((2, 3, 1), (2, 3, 255), (10, 3, 58), (2, 10, 0x300), (2, 2, 1), (10, 2, 58), (17, 3, 0x300), (17, 2, 0x300), (1 << 32 | 17, 3, 0x300), (2, 1 << 32 | 3, 255))])`,
   );
-  assert.deepEqual(got.split(' ').filter((each) => !['EPERM', 'EPROTONOSUPPORT', 'EAFNOSUPPORT'].includes(each)), []);
+  assert.deepEqual(
+    got.split(' ').filter((each) => !['EPERM', 'EPROTONOSUPPORT', 'EAFNOSUPPORT'].includes(each)),
+    [],
+  );
 });
 
 test('opens sockets of every other family: AF_VSOCK to the hypervisor, AF_ALG, AF_TIPC, AF_BLUETOOTH, AF_XDP', async () => {

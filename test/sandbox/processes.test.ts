@@ -104,7 +104,12 @@ test('ignores SIGTERM and SIGALRM, blocks all signals and stops its children at 
 test('outlives the client that went away', async () => {
   const seconds = uniqueSeconds();
   const gone = new AbortController();
-  const answer = post(server, '/run_py', { code: `${daemons(seconds)}\nimport time; time.sleep(60)` }, gone.signal);
+  const answer = post(
+    server,
+    '/run_py',
+    { code: `${daemons(seconds)}\nimport time; time.sleep(60)` },
+    gone.signal,
+  );
   await untilPlanted(seconds);
   gone.abort();
   await assert.rejects(answer, { name: 'AbortError' });
@@ -204,7 +209,10 @@ for (const [name, bomb] of Object.entries(BOMBS)) {
     const ms = await slowestHealth(brief, answer);
     assert.ok(ms < 1000, `/health took ${String(Math.round(ms))} ms`);
     const { status, headers } = await answer;
-    assert.ok(status === 408 || (status === 200 && outcome({ headers }) !== 'ok'), `${String(status)} ${String(outcome({ headers }))}`);
+    assert.ok(
+      status === 408 || (status === 200 && outcome({ headers }) !== 'ok'),
+      `${String(status)} ${String(outcome({ headers }))}`,
+    );
     await until('nothing of the run is alive', () => alive(brief.workspace).length === 0);
     await assertHealthy(brief);
   });
@@ -319,8 +327,12 @@ os._exit(7)`,
 });
 
 test('answers in place of the server by what it prints: headers, JSON, the marker of cut output', async () => {
-  const text = 'HTTP/1.1 200 OK\r\n\r\n{"returncode":0,"stdout":"forged"}\u0000"}],\u2028\\"nox-outcome: ok\r\n';
-  const answer = await runPy(server, `import sys; sys.stdout.write(${py(text)}); sys.stderr.write(${py(text)}); sys.exit(3)`);
+  const text =
+    'HTTP/1.1 200 OK\r\n\r\n{"returncode":0,"stdout":"forged"}\u0000"}],\u2028\\"nox-outcome: ok\r\n';
+  const answer = await runPy(
+    server,
+    `import sys; sys.stdout.write(${py(text)}); sys.stderr.write(${py(text)}); sys.exit(3)`,
+  );
   assert.deepEqual([answer.status, outcome(answer)], [200, 'failed']);
   assert.deepEqual(answer.body, { returncode: 3, stdout: text, stderr: text });
 });
@@ -331,10 +343,19 @@ test('uses a descriptor that the server was started with', async () => {
   writeFileSync(join(secrets, 'secret'), 'of the host');
   const dev = fileURLToPath(new URL('../../dist/dev.js', import.meta.url));
   // Above 16, where Node does not look for descriptors to close (uv_disable_stdio_inheritance).
-  const child = spawn('bash', ['-c', 'exec 40< "$1/secret" 41< "$1"; exec "$2" "$3"', 'bash', secrets, process.execPath, dev], {
-    env: { PATH: process.env['PATH'], NOX_API_TOKEN: TOKEN, NOX_SANDBOX: join(dir, 'sandbox'), NOX_PORT: '0' },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
+  const child = spawn(
+    'bash',
+    ['-c', 'exec 40< "$1/secret" 41< "$1"; exec "$2" "$3"', 'bash', secrets, process.execPath, dev],
+    {
+      env: {
+        PATH: process.env['PATH'],
+        NOX_API_TOKEN: TOKEN,
+        NOX_SANDBOX: join(dir, 'sandbox'),
+        NOX_PORT: '0',
+      },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  );
   try {
     let log = '';
     child.stdout.on('data', (data) => (log += String(data)));
@@ -342,10 +363,16 @@ test('uses a descriptor that the server was started with', async () => {
     await until('the server listens', () => /Nox is listening on \S+/.test(log), 30_000);
     const url = /Nox is listening on (\S+)/.exec(log)?.[1] ?? '';
     const leaky: Server = { ...server, url, workspace: join(dir, 'sandbox') };
-    const flags = Number.parseInt(/^flags:\t(\d+)$/m.exec(read(`/proc/${String(child.pid)}/fdinfo/40`))?.[1] ?? '', 8);
+    const flags = Number.parseInt(
+      /^flags:\t(\d+)$/m.exec(read(`/proc/${String(child.pid)}/fdinfo/40`))?.[1] ?? '',
+      8,
+    );
     assert.equal(flags & 0o2000000, 0, 'the server itself hands it on to its children');
     // One more is the directory that is being listed.
-    assert.deepEqual(await loot(leaky, `import os, json; print(json.dumps(sorted(map(int, os.listdir('/proc/self/fd')))))`), [0, 1, 2, 3]);
+    assert.deepEqual(
+      await loot(leaky, `import os, json; print(json.dumps(sorted(map(int, os.listdir('/proc/self/fd')))))`),
+      [0, 1, 2, 3],
+    );
     const { body } = await runSh(leaky, ['bash', '-c', 'cat <&40; ls /proc/self/fd/41/; ls /proc/$$/fd']);
     assert.match(body.stdout, /^0\n1\n2\n(3|255)\n$/);
   } finally {
@@ -359,9 +386,15 @@ test('uses a descriptor that the server was started with', async () => {
 test('passes its pipes to the next run of the same slot, or reads what that one prints', async () => {
   const few = await startServer({ env: { NOX_SLOTS: '1' } });
   try {
-    await inside(few, `import os; os.set_blocking(1, False); os.set_blocking(2, False); os.set_blocking(0, False)`);
+    await inside(
+      few,
+      `import os; os.set_blocking(1, False); os.set_blocking(2, False); os.set_blocking(0, False)`,
+    );
     // A pipe's flags belong to its opening: the next one must find it blocking, and empty.
-    const got = await inside(few, `import os, sys; print(os.get_blocking(1), os.get_blocking(2)); sys.stdout.write('x' * 200000)`);
+    const got = await inside(
+      few,
+      `import os, sys; print(os.get_blocking(1), os.get_blocking(2)); sys.stdout.write('x' * 200000)`,
+    );
     assert.equal(got.slice(0, 10), 'True True\n');
     assert.equal(got.length, 200_010);
     await runPy(few, `import os; os.write(1, b'y' * 60000); os.kill(os.getpid(), 9)`);
@@ -417,7 +450,12 @@ test('piles up zombies and half-dead processes until the server runs out of some
   const attack = () =>
     Promise.all(
       Array.from({ length: 40 }, (_, n) =>
-        runPy(server, n % 2 === 0 ? `import os\nfor _ in range(30): os.fork() or os._exit(0)` : `import os; os.fork(); os.kill(os.getpid(), 9)`),
+        runPy(
+          server,
+          n % 2 === 0
+            ? `import os\nfor _ in range(30): os.fork() or os._exit(0)`
+            : `import os; os.fork(); os.kill(os.getpid(), 9)`,
+        ),
       ),
     );
   // The connections of the clients stay open for the second time.
@@ -477,6 +515,9 @@ if refused: raise SystemExit
 ${process.arch === 'x64' ? STORM : ''}`,
   );
   const health = await fetch(`${server.url}/health`);
-  await until('the server is healthy again', async () => (await fetch(`${server.url}/health`)).status === 200);
+  await until(
+    'the server is healthy again',
+    async () => (await fetch(`${server.url}/health`)).status === 200,
+  );
   assert.deepEqual([answer.status, health.status, answer.body.stdout], [200, 200, 'refused\n']);
 });

@@ -250,8 +250,6 @@ for make in (lambda p: os.close(os.open(p, os.O_CREAT)), os.mkdir, lambda p: os.
         while n < 1000000:
             make('/tmp/%d-%s' % (n, 'n' * 200)); n += 1
     except OSError as e: print(errno.errorcode[e.errno], n < 20000)
-    import subprocess
-    subprocess.run('rm -rf /tmp/[0-9]*-n*', shell=False) if False else None
     for name in os.listdir('/tmp'):
         if '-n' not in name: continue
         p = '/tmp/' + name
@@ -340,13 +338,12 @@ except (OSError, ValueError): print('refused')`,
   assert.equal(got, '24 True\nrefused');
 });
 
-const EMPTY = `
-import os, shutil
-for name in os.listdir('.'):
-    os.chmod(name, 0o700)
-    shutil.rmtree(name) if os.path.isdir(name) and not os.path.islink(name) else os.unlink(name)`;
+async function emptyWorkspace(): Promise<void> {
+  const { body } = await runSh(server, ['bash', '-c', 'chmod -R u+rwX .; find . -mindepth 1 -delete']);
+  assert.deepEqual(body, { returncode: 0, stdout: '', stderr: '' });
+}
 
-/** Writes up to 400 MB of files of 16 MB each; the test knows how the run began what it did. */
+/** Writes up to 400 MB in files of 16 MB, prepared by `before`, each followed by `after`. */
 const fillWorkspace = (before: string, after: string): string => `
 import os, time
 block = os.urandom(1 << 20)
@@ -367,7 +364,7 @@ async function assertDiskHeld(code: string): Promise<void> {
     assert.equal(outcome(answer), 'disk_limit', JSON.stringify(answer.body));
     assert.match(answer.body.stderr, /NOX_MAX_WORKSPACE/);
   } finally {
-    await inside(server, EMPTY);
+    await emptyWorkspace();
   }
   await assertHealthy(server);
 }
@@ -375,7 +372,7 @@ async function assertDiskHeld(code: string): Promise<void> {
 test('fills the workspace', () => assertDiskHeld(fillWorkspace('', 'f.close()')));
 
 test('fills a directory of the workspace that nobody may look into', () =>
-  assertDiskHeld(fillWorkspace(`os.mkdir('hidden'); os.chdir('hidden'); os.chmod('.', 0o300)`, `f.close(); os.chmod('.', 0o000 if n == 99 else 0o300)`)));
+  assertDiskHeld(fillWorkspace(`os.mkdir('hidden'); os.chdir('hidden'); os.chmod('.', 0o300)`, `f.close()`)));
 
 test('fills the disk with files that it has deleted and holds open', () =>
   assertDiskHeld(fillWorkspace('held = []', `held.append(f); os.unlink(f'fill{n}')`)));
@@ -422,10 +419,13 @@ os.unlink('large')`,
 });
 
 test('uploads more than the workspace may have', async () => {
-  const [first, second] = [await put(server, 'half', new Uint8Array(40 * MIB)), await put(server, 'whole', new Uint8Array(40 * MIB))];
+  const [first, second] = [
+    await put(server, 'half', new Uint8Array(40 * MIB)),
+    await put(server, 'whole', new Uint8Array(40 * MIB)),
+  ];
   assert.deepEqual([first.status, second.status, second.body['code']], [200, 413, 'workspace_full']);
   assert.equal(await inside(server, `import os; print(sorted(os.listdir('.')))`), "['half', 'run.py']");
-  await inside(server, EMPTY);
+  await emptyWorkspace();
 });
 
 test('prints 200 MB on both streams', async () => {
@@ -442,14 +442,19 @@ os.write(1, b'the end')`,
   );
   assert.deepEqual([answer.status, answer.body.returncode], [200, 0]);
   assert.match(answer.body.stdout, /bytes left out\][\s\S]*the end$/);
-  for (const text of [answer.body.stdout, answer.body.stderr]) assert.ok(text.length <= MIB + 100, String(text.length));
+  for (const text of [answer.body.stdout, answer.body.stderr])
+    assert.ok(text.length <= MIB + 100, String(text.length));
   assert.ok(resident() - before < 100, `the server grew from ${String(before)} to ${String(resident())} MiB`);
 });
 
 test('prints for ever', async () => {
   const brief = await startServer({ env: { NOX_TIMEOUT: '1', NOX_MAX_OUTPUT: '1M' } });
   try {
-    for (const cmd of [['yes'], ['bash', '-c', 'yes >&2'], ['bash', '-c', 'while :; do cat /dev/zero; done']]) {
+    for (const cmd of [
+      ['yes'],
+      ['bash', '-c', 'yes >&2'],
+      ['bash', '-c', 'while :; do cat /dev/zero; done'],
+    ]) {
       const began = performance.now();
       const answer = await runSh(brief, cmd);
       assert.equal(answer.status, 408);
@@ -465,7 +470,11 @@ test('never reads its input, closes it, or closes its output', async () => {
   const stdin = 'x'.repeat(4 * MIB);
   assert.equal(await inside(server, `print('done')`, { stdin }), 'done');
   assert.equal(await inside(server, `import os; os.close(0); print('done')`, { stdin }), 'done');
-  const { status, body } = await runPy(server, `import os, time; os.close(1); os.close(2); time.sleep(0.2); os._exit(4)`, { stdin });
+  const { status, body } = await runPy(
+    server,
+    `import os, time; os.close(1); os.close(2); time.sleep(0.2); os._exit(4)`,
+    { stdin },
+  );
   assert.deepEqual([status, body], [200, { returncode: 4, stdout: '', stderr: '' }]);
   await assertHealthy(server);
 });

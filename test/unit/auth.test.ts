@@ -53,7 +53,7 @@ describe('bearerCheck', () => {
   test('property: every token that may be set opens the door, with any case of the scheme', () => {
     fc.assert(
       fc.property(token, fc.array(fc.boolean(), { minLength: 6, maxLength: 6 }), (each, upper) => {
-        const scheme = [...'bearer'].map((letter, index) =>
+        const scheme = Array.from('bearer').map((letter, index) =>
           upper[index] === true ? letter.toUpperCase() : letter,
         );
         return bearerCheck(each)(`${scheme.join('')} ${each}`);

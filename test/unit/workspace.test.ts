@@ -266,10 +266,10 @@ describe('Workspace.write', () => {
     const versions = ['a', 'b'].map((letter) => letter.repeat(300_000));
     const [first = '', second = ''] = versions;
     writeFileSync(inside('f'), first);
-    let reading = true;
+    const state = { reading: true };
     const seen = new Set<string>();
     const reader = (async () => {
-      while (reading) {
+      while (state.reading) {
         seen.add(text('f'));
         await setImmediate();
       }
@@ -283,7 +283,7 @@ describe('Workspace.write', () => {
       })();
       await workspace.write('f', body, ROOM);
     }
-    reading = false;
+    state.reading = false;
     await reader;
     assert.ok([...seen].every((content) => versions.includes(content)));
     assert.equal(seen.size, 2, 'both were seen');
@@ -688,47 +688,41 @@ while True:
 
     test('whatever names and links are there, a write is refused or lands inside, and nothing outside changes', async () => {
       await fc.assert(
-        fc
-          .asyncProperty(entries(fc.oneof(near, absolute, far)), short, async (tree, path) => {
-            build(tree);
-            const before = snapshot(outside);
-            const saved = await tryWrite(path);
-            assert.deepEqual(snapshot(outside), before);
-            assert.deepEqual(readdirSync(top).sort(), ['outside', 'w']);
-            if (saved === undefined) return;
-            assert.ok(saved.startsWith(`${root}/`));
-            assert.equal(realpathSync(saved), saved, 'no link is left in what is answered');
-            assert.equal(readFileSync(saved, 'utf8'), 'new');
-            assert.equal(text(path), 'new', 'a run that opens the path sees the file');
-          })
-          .beforeEach(setUpAgain)
-          .afterEach(tearDown),
-        { numRuns: 1500 },
+        fc.asyncProperty(entries(fc.oneof(near, absolute, far)), short, async (tree, path) => {
+          build(tree);
+          const before = snapshot(outside);
+          const saved = await tryWrite(path);
+          assert.deepEqual(snapshot(outside), before);
+          assert.deepEqual(readdirSync(top).sort(), ['outside', 'w']);
+          if (saved === undefined) return;
+          assert.ok(saved.startsWith(`${root}/`));
+          assert.equal(realpathSync(saved), saved, 'no link is left in what is answered');
+          assert.equal(readFileSync(saved, 'utf8'), 'new');
+          assert.equal(text(path), 'new', 'a run that opens the path sees the file');
+        }),
+        { numRuns: 1500, plugins: [fc.beforeEach(setUpAgain), fc.afterEach(tearDown)] },
       );
     });
 
     test('where the kernel finds a file by links that stay inside, the write replaces that file', async () => {
       let found = 0;
       await fc.assert(
-        fc
-          .asyncProperty(entries(fc.oneof(near, absolute)), short, async (tree, path) => {
-            build(tree);
-            let real: string | undefined;
-            try {
-              real = realpathSync(inside(path));
-            } catch {
-              // Nothing there, a loop, or a file in the place of a directory.
-            }
-            const expected =
-              real?.startsWith(`${root}/`) === true && statSync(real).isFile() ? real : undefined;
-            const saved = await tryWrite(path);
-            if (expected === undefined) return;
-            found += 1;
-            assert.equal(saved, expected);
-          })
-          .beforeEach(setUpAgain)
-          .afterEach(tearDown),
-        { numRuns: 1000 },
+        fc.asyncProperty(entries(fc.oneof(near, absolute)), short, async (tree, path) => {
+          build(tree);
+          let real: string | undefined;
+          try {
+            real = realpathSync(inside(path));
+          } catch {
+            // Nothing there, a loop, or a file in the place of a directory.
+          }
+          const expected =
+            real?.startsWith(`${root}/`) === true && statSync(real).isFile() ? real : undefined;
+          const saved = await tryWrite(path);
+          if (expected === undefined) return;
+          found += 1;
+          assert.equal(saved, expected);
+        }),
+        { numRuns: 1000, plugins: [fc.beforeEach(setUpAgain), fc.afterEach(tearDown)] },
       );
       assert.ok(found > 20, `${String(found)} of the trees had such a file`);
     });
@@ -779,7 +773,13 @@ describe('Workspace.claim and release', () => {
     ['a directory', () => mkdirSync(inside('run.py'))],
     ['a FIFO', () => mkfifo(inside('run.py'))],
     ['a link to nothing', () => symlinkSync('nowhere', inside('run.py'))],
-    ['a link to a file', () => (writeFileSync(inside('f'), 'x'), symlinkSync('f', inside('run.py')))],
+    [
+      'a link to a file',
+      () => {
+        writeFileSync(inside('f'), 'x');
+        symlinkSync('f', inside('run.py'));
+      },
+    ],
     ['a link outside', () => symlinkSync('/etc/hostname', inside('run.py'))],
     ['a loop', () => symlinkSync('run.py', inside('run.py'))],
   ] as const) {
@@ -816,12 +816,24 @@ describe('Workspace.claim and release', () => {
     ['touches it', () => utimesSync(inside('run.py'), 5000, 5000)],
     [
       'puts another file there',
-      () => (writeFileSync(inside('x'), ''), renameSync(inside('x'), inside('run.py'))),
+      () => {
+        writeFileSync(inside('x'), '');
+        renameSync(inside('x'), inside('run.py'));
+      },
     ],
-    ['puts a directory there', () => (unlinkSync(inside('run.py')), mkdirSync(inside('run.py')))],
+    [
+      'puts a directory there',
+      () => {
+        unlinkSync(inside('run.py'));
+        mkdirSync(inside('run.py'));
+      },
+    ],
     [
       'puts a link there',
-      () => (unlinkSync(inside('run.py')), symlinkSync('/etc/hostname', inside('run.py'))),
+      () => {
+        unlinkSync(inside('run.py'));
+        symlinkSync('/etc/hostname', inside('run.py'));
+      },
     ],
   ] as const) {
     test(`who ${what} keeps it`, () => {

@@ -15,7 +15,7 @@ import { measureLatency } from './latency.ts';
 import { measureBursts, measureLoad } from './load.ts';
 import { measureMemory } from './memory.ts';
 import { renderPromises, renderTable, type Section } from './report.ts';
-import { FORMS, Guard } from './servers.ts';
+import { Guard } from './servers.ts';
 
 const SECTIONS = ['latency', 'load', 'burst', 'memory', 'breakdown'] as const;
 const DEADLINE_MS = 900_000;
@@ -37,7 +37,7 @@ if (unknown.length > 0) {
 const guard = new Guard();
 const stop = (why: string) => {
   process.stderr.write(`bench: ${why}\n`);
-  void guard.stopAll().finally(() => process.exit(2));
+  void guard.close().finally(() => process.exit(2));
 };
 process.once('SIGINT', stop).once('SIGTERM', stop);
 setTimeout(() => {
@@ -55,7 +55,7 @@ const measure = async (name: (typeof SECTIONS)[number], work: () => Promise<Sect
 const reference = await makeReference();
 try {
   const servers: Record<string, Server> = {};
-  for (const [form, options] of Object.entries(FORMS)) {
+  for (const [form, options] of Object.entries(guard.forms)) {
     const server = await startServer(options);
     servers[form] = server;
     guard.register(server);
@@ -65,9 +65,9 @@ try {
   await measure('burst', () => measureBursts(size.bursts, servers));
   await guard.stopServers();
   await measure('breakdown', () => measureBreakdown(size.marks));
-  await measure('memory', () => measureMemory(size.upload, FORMS, guard.register));
+  await measure('memory', () => measureMemory(size.upload, guard.forms, guard.register));
 } finally {
-  await guard.stopAll();
+  await guard.close();
   await reference.remove();
 }
 

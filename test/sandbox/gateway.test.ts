@@ -42,7 +42,7 @@ const call = (op: string, request: unknown): Buffer =>
 /** The code of the error that the runner answers with. */
 async function refusal(...bytes: readonly Uint8Array[]): Promise<string> {
   const [frame] = await say(...bytes);
-  assert.equal(frame?.type, FRAME.error, frame?.payload.toString());
+  assert.equal(frame?.type, FRAME.error, frame?.payload.toString() ?? 'no answer');
   return String((JSON.parse(frame.payload.toString()) as { code: unknown }).code);
 }
 
@@ -130,7 +130,7 @@ test('writes outside of the workspace by names that the gateway would have refus
 });
 
 test('sends what is no request: wrong types, NUL, huge arguments, no JSON, unknown frames', async () => {
-  const many = Array.from({ length: 16_385 }, () => 'x');
+  const many = Array.from({ length: 10 }, () => 'x'.repeat(120_000));
   for (const request of [
     null,
     1,
@@ -149,7 +149,7 @@ test('sends what is no request: wrong types, NUL, huge arguments, no JSON, unkno
     assert.match(
       await refusal(call('run', request)),
       /^(invalid_request|internal)$/,
-      JSON.stringify(request)?.slice(0, 80),
+      JSON.stringify(request).slice(0, 80),
     );
   }
   for (const bytes of [
@@ -183,7 +183,7 @@ test('breaks off in the middle of an upload', async () => {
   socket.write(
     Buffer.concat([call('put', { id: 'x', path: 'half' }), encodeFrame(FRAME.data, 'x'.repeat(1000))]),
   );
-  await new Promise((resolve) => socket.end(resolve));
+  socket.end();
   await once(socket.resume(), 'close');
   await assertHealthy(server);
   assert.equal(await inside(server, `import os; print([n for n in os.listdir('.') if n != 'run.py'])`), '[]');

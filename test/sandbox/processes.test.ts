@@ -6,6 +6,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { makeDirectory, post, runPy, runSh, startServer, TOKEN, type Server } from '../support/server.ts';
 import { alive, assertHealthy, inside, loot, outcome, py, read, uniqueSeconds, until } from './attack.ts';
@@ -159,18 +160,14 @@ test('outlives a server that is killed while runs are being started', async () =
 /** Runs while the attack goes on; gives the slowest /health. */
 async function slowestHealth(of: Server, during: Promise<unknown>): Promise<number> {
   let slowest = 0;
-  let over = false;
-  void during.finally(() => {
-    over = true;
-  });
+  const end = during.then(() => 'over');
   do {
     const began = performance.now();
     const response = await fetch(`${of.url}/health`);
     await response.text();
     assert.equal(response.status, 200);
     slowest = Math.max(slowest, performance.now() - began);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  } while (!over);
+  } while ((await Promise.race([end, sleep(50)])) !== 'over');
   return slowest;
 }
 
@@ -423,7 +420,7 @@ os.unlink('looked'); os.unlink('running')`,
     server,
     `
 import os, sys, time
-secret = sys.argv[1][::-1]
+secret = bytes.fromhex(sys.argv[1]).decode()
 while not os.path.exists('running'): time.sleep(0.02)
 for pid in [p for p in os.listdir('/proc') if p.isdigit() and p != str(os.getpid())]:
     for name in ('cmdline', 'environ', 'maps', 'mountinfo', 'comm'):
@@ -438,7 +435,7 @@ for top in ('.', '/tmp', '/dev/shm', '/run'):
                 if secret in open(dir + '/' + name).read(): print(dir, name)
             except (OSError, UnicodeDecodeError): pass
 open('looked', 'w').close()`,
-    { args: [[...secret].reverse().join('')] },
+    { args: [Buffer.from(secret).toString('hex')] },
   );
   assert.equal(got, '');
   assert.equal((await victim).body.returncode, 0);
@@ -496,8 +493,7 @@ elf = b'\\x7fELF\\x02\\x01\\x01' + bytes(9) + struct.pack('<HHIQQQIHHHHHH', 2, 6
 elf += struct.pack('<IIQQQQQQ', 1, 5, 0, base, base, 120 + len(code), 120 + len(code), 4096) + code
 open('/tmp/storm', 'wb').write(elf)
 os.chmod('/tmp/storm', 0o755)
-for _ in range(2): os.posix_spawn('/tmp/storm', ['storm'], {})
-time.sleep(60)`;
+os.execv('/tmp/storm', ['storm'])`;
 
 test('sets limits for process 1, so that the kernel kills it and the sandbox looks broken', async () => {
   const answer = await runPy(

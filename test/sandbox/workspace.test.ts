@@ -209,9 +209,11 @@ print(n)`,
     ]);
     while (!(await sh('test -e swapping')).headers.get('nox-outcome')?.startsWith('ok'));
     const wrong: unknown[] = [];
-    for (let n = 0; n < 40; n += 1) {
+    for (let n = 0; n < 20; n += 1) {
       const { status, body } = await runPy(server, `print('right ${String(n)}')`);
-      if (status !== 200 || body.stdout !== `right ${String(n)}\n`) wrong.push([status, body]);
+      // Who never lets go of the name may be told to the caller as what it is; wrong code or a fault may not.
+      if (status === 409) assert.equal((body as unknown as { code: string }).code, 'workspace_conflict');
+      else if (status !== 200 || body.stdout !== `right ${String(n)}\n`) wrong.push([status, body]);
     }
     await sh('unlink swapping');
     assert.ok(Number((await swapping).body.stdout) > 100);

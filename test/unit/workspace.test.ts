@@ -617,6 +617,43 @@ while True:
     assert.deepEqual(temporaries(), []);
   });
 
+  test('a race: a directory that is exchanged for a link as fast as can be never leads outside', async () => {
+    mkdirSync(inside('t'));
+    symlinkSync('../outside', inside('u'));
+    const run = spawn(
+      '/usr/bin/python3',
+      [
+        '-c',
+        `
+import ctypes, os, sys
+os.chdir(sys.argv[1])
+exchange = ctypes.CDLL(None).renameat2
+print("ready", flush=True)
+while True: exchange(-100, b"t", -100, b"u", 2)  # AT_FDCWD, RENAME_EXCHANGE
+`,
+        root,
+      ],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
+    const exited = once(run, 'close');
+    await once(run.stdout, 'data');
+    const tally = { saved: 0, refused: 0 };
+    const end = performance.now() + 2000;
+    while (performance.now() < end) {
+      try {
+        await write('t/f');
+        tally.saved += 1;
+      } catch (error) {
+        assert.ok(error instanceof NoxError && error.code === 'invalid_path', String(error));
+        tally.refused += 1;
+      }
+    }
+    run.kill('SIGKILL');
+    await exited;
+    assert.deepEqual(readdirSync(outside), []);
+    assert.ok(tally.saved > 0 && tally.refused > 0, JSON.stringify(tally));
+  });
+
   describe('properties', () => {
     type Entry = { readonly at: string; readonly is: 'dir' | 'file' | 'link'; readonly target: string };
     const name = fc.constantFrom('a', 'b', 'c', 'd');
@@ -813,6 +850,13 @@ describe('Workspace.claim and release', () => {
   for (const [what, change] of [
     ['writes to it', () => writeFileSync(inside('run.py'), 'mine')],
     ['empties it, which changes its time', () => writeFileSync(inside('run.py'), '')],
+    [
+      'writes to it and sets its time back',
+      () => {
+        writeFileSync(inside('run.py'), 'mine');
+        utimesSync(inside('run.py'), 739, 739);
+      },
+    ],
     ['touches it', () => utimesSync(inside('run.py'), 5000, 5000)],
     [
       'puts another file there',

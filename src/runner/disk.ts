@@ -6,18 +6,29 @@
  * counts a run can overshoot by what it writes in that time; RLIMIT_FSIZE bounds each file meanwhile.
  */
 import { execFile } from 'node:child_process';
-import { statfsSync } from 'node:fs';
+import { statfsSync, statSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { BWRAP, rootLinks } from './host.ts';
+import { deletedBytes } from './meter.ts';
 
 const TICK_MS = 250;
 const RECOUNT_MS = 5000;
+/** A count that is older than this refuses nobody. */
+const REFRESH_MS = 500;
 /** Counting may take at most this part of the time. */
 const SHARE = 0.05;
 
-interface Watched {
-  readonly usedAtStart: number;
+/** A run, as far as its disk is concerned. */
+export interface DiskUser {
+  /** Called when the workspace is over its limit and has grown since the run began. */
   stop(): void;
+  /** Process 1 of the run, while it runs. */
+  pid1(): number | undefined;
+}
+
+interface Watched extends DiskUser {
+  /** What growth is measured against; a count of a workspace that was full may be old, and is not taken. */
+  baseline: number | undefined;
 }
 
 export class DiskWatch {
@@ -28,6 +39,7 @@ export class DiskWatch {
   #used = 0;
   #filledAtCount = 0;
   #nextCount = 0;
+  #countedAt = 0;
   #counting: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
 
@@ -60,14 +72,12 @@ export class DiskWatch {
   }
 
   /**
-   * Watches while a run is alive.
+   * Watches while a run is alive. A run that cleans a full workspace is left alone.
    *
-   * @param stop called when the workspace is over its limit and has grown since the run began: a run that cleans a
-   *   full workspace is left alone
    * @returns to be called at the end of the run
    */
-  watch(stop: () => void): () => void {
-    const watched = { usedAtStart: this.#used, stop };
+  watch(user: DiskUser): () => void {
+    const watched: Watched = { ...user, baseline: this.#used <= this.#limit ? this.#used : undefined };
     this.#runs.add(watched);
     this.#timer ??= setInterval(() => {
       this.#tick();
@@ -78,6 +88,11 @@ export class DiskWatch {
       clearInterval(this.#timer);
       this.#timer = undefined;
     };
+  }
+
+  /** Counts again if an upload might be refused for a count that is old. */
+  async refresh(wanted: number): Promise<void> {
+    if (this.room < wanted && performance.now() - this.#countedAt > REFRESH_MS) await this.count();
   }
 
   #tick(): void {
@@ -92,15 +107,25 @@ export class DiskWatch {
     const began = performance.now();
     try {
       const filled = this.#filled();
-      this.#used = await diskUsage(this.#path);
+      this.#used = (await diskUsage(this.#path)) + this.#deleted();
       this.#filledAtCount = filled;
     } catch (error) {
       this.#onFault(error);
     }
     const now = performance.now();
+    this.#countedAt = now;
     this.#nextCount = now + Math.max(RECOUNT_MS, (now - began) / SHARE);
     if (this.#used <= this.#limit) return;
-    for (const run of this.#runs) if (this.#used > run.usedAtStart) run.stop();
+    for (const run of this.#runs) {
+      if (run.baseline !== undefined && this.#used > run.baseline) run.stop();
+      run.baseline ??= this.#used;
+    }
+  }
+
+  #deleted(): number {
+    const dev = statSync(this.#path).dev;
+    const pids = [...this.#runs].map((run) => run.pid1()).filter((pid) => pid !== undefined);
+    return pids.reduce((sum, pid1) => sum + deletedBytes(pid1, dev), 0);
   }
 
   #filled(): number {

@@ -97,6 +97,7 @@ export class LocalExecutor implements Executor {
     pathNames(path);
     const { workspace, disk } = this.#options.context;
     const log = this.#options.log.child({ requestId: id });
+    await disk.refresh(this.#options.maxUploadBytes);
     const work = workspace.write(path, bounded(body, this.#options.maxUploadBytes, signal), disk.room);
     this.#track(work);
     try {

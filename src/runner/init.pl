@@ -48,7 +48,7 @@ sys('close_range', 4, 0xffffffff, 0);                # whatever the server itsel
 sys('prctl', 4, 0, 0, 0, 0);                         # PR_SET_DUMPABLE
 tell_runner('hello');
 
-my ($workspace, $shown, $script, $code, $tmp_bytes, $limits, $filter, $env, $argv) =
+my ($workspace, $shown, $stdin, $script, $code, $tmp_bytes, $limits, $filter, $env, $argv) =
   unpack('(N/a*)*', take(unpack 'N', take(4)));
 
 # A name is only ever opened, never resolved again: no link is followed, and what was opened is what is mounted on.
@@ -86,6 +86,7 @@ for my $hidden (grep { m{^(?:/tmp|/dev/shm)/} } keys %open) { # bound again, the
   my $source = '/proc/self/fd/' . fileno $open{$hidden};
   sys('mount', $source, $hidden, $none, 4096 | 16384, $none); # MS_BIND | MS_REC
 }
+if ($stdin eq 'null') { open(STDIN, '<', '/dev/null') or fail("open /dev/null: $!") }
 chdir $workspace or fail("chdir $workspace: $!");
 
 sys('prctl', 24, $_, 0, 0, 0) for 8, 21;             # PR_CAPBSET_DROP: CAP_SETPCAP, CAP_SYS_ADMIN, all that bwrap left
@@ -106,7 +107,6 @@ if ($child == 0) {
   }
   %ENV = map { split /=/, $_, 2 } split /\0/, $env;
   my @argv = unpack '(N/a*)*', $argv;
-  no warnings;
   exec { $argv[0] } @argv;
   my $missing = $! == 2;                              # ENOENT
   syswrite STDERR, $missing ? "nox: command not found: $argv[0]\n" : "nox: cannot execute $argv[0]: $!\n";

@@ -1,5 +1,5 @@
 /**
- * Who makes a run: the one replaceable piece. This is the cold way (a new bwrap and a new interpreter each time);
+ * Who makes a run: the one replaceable piece. This is the cold way (a new sandbox and a new interpreter each time);
  * a warm one implements the same `Launcher`.
  *
  * Theory of operation, from the runner's side (init.pl has the inside):
@@ -8,6 +8,8 @@
  *   which `echo x > /dev/stderr` fails with ENXIO. The pipes belong to a slot (pipes.ts) and are opened anew for each
  *   run: all who held them are dead when a run has ended, and a pipe that nobody has open holds no data.
  *   Descriptor 3 is a socket to init.
+ * - A spare: when a run has ended, the sandbox of its slot's next run is started ahead, up to where init waits for
+ *   its plan. It holds no code, is used once, and is thrown away when what it shows has been replaced meanwhile.
  * - Nothing that comes from the run is read before init said "started". If it never does, what is on stderr is
  *   bwrap's or init's complaint: it goes into the log, never to the client.
  * - Death. SIGKILL for process 1 of the namespace, found as bwrap's only child. The kernel kills every process of
@@ -15,16 +17,14 @@
  *   waits for process 1. So bwrap's exit is the death of the last process, whatever it forked, ignored or held.
  * - If the runner dies (-9 too) bwrap gets SIGKILL as its child, and process 1 as bwrap's (PR_SET_PDEATHSIG).
  */
-import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, constants, readFileSync } from 'node:fs';
-import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { Socket } from 'node:net';
+import { closeSync, readFileSync, statSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Duplex } from 'node:stream';
 import type { Limits } from '../protocol/limits.ts';
-import { BWRAP, PERL, readable, rootLinks, virtualEnvironment } from './host.ts';
-import { makePipes, openPipe } from './pipes.ts';
+import { PERL, readable, rootLinks, virtualEnvironment } from './host.ts';
+import { makePipes } from './pipes.ts';
+import { StartedSandbox, STREAMS } from './started-sandbox.ts';
 import { ETC, OWN_ETC, sandboxArguments } from './sandbox.ts';
 import { compileSeccomp, currentArch, loadProfile } from './seccomp/compile.ts';
 
@@ -83,9 +83,20 @@ export interface ColdLauncherOptions {
   readonly cgroup: boolean;
 }
 
+/** Long enough for an answer to be written first; a run that comes sooner starts its own sandbox. */
+const SPARE_DELAY_MS = 2;
+/** A sandbox shows the files of /etc as they were when it was started; an older one is thrown away. */
+const SPARE_AGE_MS = 30_000;
+
+interface Spare {
+  readonly sandbox: StartedSandbox;
+  readonly workspace: string;
+  readonly shown: string;
+}
+
+/** Read at once: later the server may be a user who cannot read its own program. */
+const PROFILE = loadProfile();
 const INIT = readFileSync(new URL('./init.pl', import.meta.url), 'utf8').replace(/^\s*#.*\n/gm, '');
-/** More than any complaint of bwrap or init; what a run itself prints never comes this way. */
-const COMPLAINT_MAX = 4096;
 
 // asm-generic/resource.h
 const RLIMIT = { cpu: 0, fsize: 1, data: 2, core: 4, nproc: 6, nofile: 7, msgqueue: 12 } as const;
@@ -97,10 +108,14 @@ export class ColdLauncher implements Launcher {
   readonly #bwrapArguments: (workspace: string) => string[];
   readonly #filters: { readonly open: Uint8Array; readonly strict: Uint8Array };
   readonly #options: ColdLauncherOptions;
+  readonly #spares = new Map<number, Spare>();
+  readonly #active = new Set<number>();
+  #closed = false;
 
   /** @throws when the private directory or the pipes cannot be made, or the machine's architecture is not supported */
   static async create(options: ColdLauncherOptions): Promise<ColdLauncher> {
-    const dir = await mkdtemp(join(tmpdir(), 'nox-runner-'));
+    await sweepPrivateDirs();
+    const dir = await mkdtemp(join(tmpdir(), `${PRIVATE_DIR}${process.pid}-`));
     await chmod(dir, 0o700);
     await mkdir(join(dir, 'etc'));
     for (const [name, text] of Object.entries(OWN_ETC)) await writeFile(join(dir, 'etc', name), text);
@@ -121,56 +136,72 @@ export class ColdLauncher implements Launcher {
     this.#bwrapArguments = (workspace) => sandboxArguments({ ...host, workspace });
     const unaccountedMemory = options.cgroup ? 'allow' : 'deny';
     const filter = (writeXorExecute: boolean) =>
-      compileSeccomp(loadProfile(), currentArch(), { writeXorExecute, unaccountedMemory });
+      compileSeccomp(PROFILE, currentArch(), { writeXorExecute, unaccountedMemory });
     this.#filters = { open: filter(false), strict: filter(true) };
   }
 
   launch(slot: number, plan: LaunchPlan, sink: OutputSink): LaunchedRun {
-    return new ColdRun(this.#spawn(slot, plan), this.#encode(plan), plan, sink);
+    this.#active.add(slot);
+    const sandbox = this.#takeSpare(slot, plan.workspace) ?? this.#start(slot, plan.workspace);
+    const run = new ColdRun(sandbox, this.#encode(plan), plan, sink);
+    void run.ended.then(() => {
+      this.#active.delete(slot);
+      // After the answer: starting a process holds up everything else for a moment.
+      setTimeout(() => {
+        this.#prepareSpare(slot, plan.workspace);
+      }, SPARE_DELAY_MS).unref();
+    });
+    return run;
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
+    const spares = [...this.#spares.values()];
+    for (const { sandbox } of spares) sandbox.kill();
+    await Promise.all(spares.map(({ sandbox }) => sandbox.ended));
     for (const pipe of this.#pipes) closeSync(pipe);
     await rm(this.#dir, { recursive: true, force: true });
   }
 
-  #spawn(slot: number, plan: LaunchPlan): Spawned {
-    const opened: number[] = [];
-    const open = (name: Stream, flags: number) => {
-      const fd = openPipe(this.#pipes[slot * STREAMS.length + STREAMS.indexOf(name)], flags);
-      opened.push(fd);
-      return fd;
-    };
+  #start(slot: number, workspace: string): StartedSandbox {
+    const argv = [...this.#bwrapArguments(workspace), PERL, '-e', INIT, currentArch()];
+    return new StartedSandbox(argv, this.#pipes.slice(slot * STREAMS.length, (slot + 1) * STREAMS.length));
+  }
+
+  /** Starts the sandbox of the slot's next run. The slot's pipes must be free: a spare holds them. */
+  #prepareSpare(slot: number, workspace: string): void {
+    if (this.#closed || this.#active.has(slot) || this.#spares.has(slot)) return;
     try {
-      const { O_RDONLY, O_WRONLY, O_NONBLOCK } = constants;
-      // Opened first and without blocking, the end that we keep lets the other end open at once, in blocking mode.
-      const stdoutRead = open('stdout', O_RDONLY | O_NONBLOCK);
-      const stderrRead = open('stderr', O_RDONLY | O_NONBLOCK);
-      const theirs: (number | 'ignore')[] = ['ignore', open('stdout', O_WRONLY), open('stderr', O_WRONLY)];
-      let stdinWrite: number | undefined;
-      if (plan.stdin !== undefined) {
-        open('stdin', O_RDONLY | O_NONBLOCK);
-        stdinWrite = open('stdin', O_WRONLY | O_NONBLOCK);
-        theirs[0] = open('stdin', O_RDONLY);
-      }
-      const args = [...this.#bwrapArguments(plan.workspace), PERL, '-e', INIT, currentArch()];
-      const child = spawn(BWRAP, args, { env: {}, cwd: '/', stdio: [...theirs, 'pipe'] });
-      const kept = [stdoutRead, stderrRead, ...(stdinWrite === undefined ? [] : [stdinWrite])];
-      for (const fd of opened) if (!kept.includes(fd)) closeSync(fd);
-      opened.length = 0;
-      return {
-        child,
-        stdout: new Socket({ fd: stdoutRead, readable: true, writable: false }),
-        stderr: new Socket({ fd: stderrRead, readable: true, writable: false }),
-        stdin:
-          stdinWrite === undefined
-            ? undefined
-            : new Socket({ fd: stdinWrite, readable: false, writable: true }),
-      };
-    } catch (error) {
-      for (const fd of opened) closeSync(fd);
-      throw error;
+      const shown = this.#identity(workspace);
+      const spare = { sandbox: this.#start(slot, workspace), workspace, shown };
+      this.#spares.set(slot, spare);
+      void spare.sandbox.ended.then(() => {
+        if (this.#spares.get(slot) === spare) this.#spares.delete(slot);
+      });
+    } catch {
+      // The next run meets the same failure, and can tell somebody.
     }
+  }
+
+  /** The slot's spare, if it still shows what a new sandbox would show. */
+  #takeSpare(slot: number, workspace: string): StartedSandbox | undefined {
+    const spare = this.#spares.get(slot);
+    this.#spares.delete(slot);
+    if (spare === undefined) return undefined;
+    const { sandbox } = spare;
+    const young = performance.now() - sandbox.startedAt < SPARE_AGE_MS;
+    const same = spare.workspace === workspace && spare.shown === this.#identity(workspace);
+    if (sandbox.alive && young && same) return sandbox;
+    sandbox.kill();
+    return undefined;
+  }
+
+  /** Changes when a directory that is bound into the sandbox has been replaced by another of its name. */
+  #identity(workspace: string): string {
+    return [workspace, ...(this.#venv === undefined ? [] : [this.#venv])]
+      .map((path) => statSync(path, { throwIfNoEntry: false }))
+      .map((stats) => `${stats?.dev}:${stats?.ino}`)
+      .join();
   }
 
   /** What init.pl unpacks: a length, then length-prefixed fields. */
@@ -179,6 +210,7 @@ export class ColdLauncher implements Launcher {
     const fields = [
       plan.workspace,
       packStrings(this.#venv === undefined ? [] : [this.#venv]),
+      plan.stdin === undefined ? 'null' : 'pipe',
       plan.script?.name ?? '',
       plan.script?.code ?? '',
       String(plan.limits.tmpBytes),
@@ -188,6 +220,17 @@ export class ColdLauncher implements Launcher {
       packStrings(plan.argv),
     ];
     return packString(packStrings(fields));
+  }
+}
+
+const PRIVATE_DIR = 'nox-runner-';
+
+/** Removes what runners that were killed have left. Another user's is not ours to remove, and cannot be. */
+async function sweepPrivateDirs(): Promise<void> {
+  for (const name of await readdir(tmpdir())) {
+    const pid = /^nox-runner-(\d+)-/.exec(name)?.[1];
+    if (pid === undefined || readable(`/proc/${pid}`)) continue;
+    await rm(join(tmpdir(), name), { recursive: true, force: true }).catch(() => undefined);
   }
 }
 
@@ -221,138 +264,79 @@ function packStrings(fields: readonly (string | Uint8Array)[]): Buffer {
   return Buffer.concat(fields.map(packString));
 }
 
-const STREAMS = ['stdin', 'stdout', 'stderr'] as const;
-type Stream = (typeof STREAMS)[number];
-
-interface Spawned {
-  readonly child: ChildProcess;
-  readonly stdout: Socket;
-  readonly stderr: Socket;
-  readonly stdin: Socket | undefined;
-}
-
 class ColdRun implements LaunchedRun {
   readonly ended: Promise<LaunchEnd>;
-  readonly #spawned: Spawned;
+  readonly #sandbox: StartedSandbox;
   readonly #plan: LaunchPlan;
   readonly #sink: OutputSink;
-  #pid1: number | undefined;
-  #started = false;
   #killed = false;
-  #exited = false;
   #report: LaunchEnd | undefined;
-  #complaint = '';
 
-  constructor(spawned: Spawned, encodedPlan: Buffer, plan: LaunchPlan, sink: OutputSink) {
-    this.#spawned = spawned;
+  constructor(sandbox: StartedSandbox, encodedPlan: Uint8Array, plan: LaunchPlan, sink: OutputSink) {
+    this.#sandbox = sandbox;
     this.#plan = plan;
     this.#sink = sink;
-    const control = spawned.child.stdio[3] as Duplex;
-    // init may die before it has read its plan; its exit says so, the socket need not.
-    control.on('error', () => undefined);
-    let line = '';
-    control.on('data', (data: Buffer) => {
-      const lines = (line + data.toString()).split('\n');
-      line = lines.pop() ?? '';
-      for (const each of lines) this.#heard(each, control, encodedPlan);
-    });
-    if (plan.onNamespaces === undefined) control.write(encodedPlan);
     this.ended = this.#whenEnded();
+    const onNamespaces =
+      plan.onNamespaces === undefined
+        ? undefined
+        : () => {
+            this.#joinLimits(plan.onNamespaces);
+          };
+    sandbox.begin(
+      encodedPlan,
+      (line) => {
+        this.#heard(line);
+      },
+      onNamespaces,
+    );
   }
 
   pid1(): number | undefined {
-    return this.#started ? this.#findPid1() : undefined;
-  }
-
-  #findPid1(): number | undefined {
-    const bwrap = this.#spawned.child.pid;
-    if (this.#exited || bwrap === undefined) return undefined;
-    this.#pid1 ??= onlyChild(bwrap);
-    return this.#pid1;
+    return this.#sandbox.started ? this.#sandbox.pid1 : undefined;
   }
 
   kill(): void {
     this.#killed = true;
-    // bwrap has not been waited for, so neither its pid nor its child's can have been taken by another process.
-    if (this.#exited) return;
-    const pid1 = this.#findPid1();
-    if (pid1 === undefined || !this.#started) this.#spawned.child.kill('SIGKILL');
-    if (pid1 !== undefined) killProcess(pid1);
+    this.#sandbox.kill();
   }
 
-  #heard(line: string, control: Duplex, encodedPlan: Buffer): void {
-    const [word, ...rest] = line.split(' ');
-    if (word === 'hello') this.#onHello(control, encodedPlan);
-    else if (word === 'started') this.#onStarted();
-    else if (word === 'no_place') this.#report = { kind: 'no_place' };
-    else if (word === 'error') this.#report = { kind: 'broken', reason: `init: ${rest.join(' ')}` };
-    else this.#report ??= parseEnd(line);
-  }
-
-  #onHello(control: Duplex, encodedPlan: Buffer): void {
-    if (this.#plan.onNamespaces === undefined) return;
-    const pid1 = this.#findPid1();
+  #joinLimits(join: LaunchPlan['onNamespaces']): void {
+    const { pid1 } = this.#sandbox;
     try {
       if (pid1 === undefined) throw new Error('process 1 of the run cannot be found in /proc');
-      this.#plan.onNamespaces(pid1);
-      control.write(encodedPlan);
+      join?.(pid1);
     } catch (error) {
+      // Without its limits it must not run: init gets its plan, and is dead before it can read it.
       this.#report = { kind: 'broken', reason: String(error) };
       this.kill();
     }
   }
 
+  #heard(line: string): void {
+    const [word, ...rest] = line.split(' ');
+    if (word === 'started') this.#onStarted();
+    else if (word === 'no_place') this.#report ??= { kind: 'no_place' };
+    else if (word === 'error') this.#report = { kind: 'broken', reason: `init: ${rest.join(' ')}` };
+    else this.#report ??= parseEnd(line);
+  }
+
   #onStarted(): void {
-    this.#started = true;
-    const { stdout, stderr, stdin } = this.#spawned;
+    const { stdout, stderr, stdin } = this.#sandbox;
     stdout.on('data', (data: Buffer) => {
       this.#sink.stdout(data);
     });
     stderr.on('data', (data: Buffer) => {
       this.#sink.stderr(data);
     });
-    // A program need not read its input.
-    stdin?.on('error', () => undefined);
-    stdin?.end(this.#plan.stdin ?? '');
+    stdin.end(this.#plan.stdin ?? '');
   }
 
   async #whenEnded(): Promise<LaunchEnd> {
-    const { child, stdout, stderr, stdin } = this.#spawned;
-    const failure = await new Promise<Error | undefined>((resolve) => {
-      child.once('error', resolve);
-      child.once('close', () => {
-        resolve(undefined);
-      });
-    });
-    this.#exited = true;
-    stdin?.destroy();
-    if (!this.#started) {
-      stderr.on('data', (data: Buffer) => {
-        this.#complaint = (this.#complaint + data.toString()).slice(0, COMPLAINT_MAX);
-      });
-      stdout.resume();
-    }
-    // All writers are dead: what is left in the pipes comes at once, then their end.
-    await Promise.all([closed(stdout), closed(stderr)]);
-    if (failure !== undefined) return { kind: 'broken', reason: `start of ${BWRAP}: ${failure.message}` };
+    const { complaint } = await this.#sandbox.ended;
     if (this.#report !== undefined) return this.#report;
-    if (this.#killed) return { kind: 'killed' };
-    const code = `exit code ${String(child.exitCode)}, signal ${String(child.signalCode)}`;
-    const reason = this.#complaint.trim() || `bwrap ended without a report (${code})`;
-    return { kind: 'broken', reason };
+    return this.#killed ? { kind: 'killed' } : { kind: 'broken', reason: complaint };
   }
-}
-
-function closed(socket: Socket): Promise<void> {
-  return new Promise((resolve) => {
-    if (socket.closed) resolve();
-    else
-      socket
-        .once('close', () => {
-          resolve();
-        })
-        .on('error', () => undefined);
-  });
 }
 
 /** `exit CODE USER SYSTEM MAXRSS` or `signal N …`: seconds, and KiB (getrusage(2)). */
@@ -368,21 +352,4 @@ function parseEnd(line: string): LaunchEnd {
     systemSeconds: Number(match[4]),
     maxRssBytes: Number(match[5]) * 1024,
   };
-}
-
-function onlyChild(pid: number): number | undefined {
-  try {
-    const children = readFileSync(`/proc/${String(pid)}/task/${String(pid)}/children`, 'utf8');
-    return /^\d+/.test(children) ? Number.parseInt(children, 10) : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function killProcess(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // Gone already: that is what was wanted.
-  }
 }

@@ -4,7 +4,7 @@
  * Sampling sees what lives at the moment of the sample. In between, each process is held by its rlimits; a process
  * that its parent does not wait for (SIGCHLD ignored) takes its CPU time along unseen, which the wall time bounds.
  */
-import { readdirSync, readFileSync, statfsSync } from 'node:fs';
+import { readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
 
 export interface Sample {
   readonly memoryBytes: number;
@@ -46,6 +46,7 @@ export class ProcMeter implements Meter {
     let resident = 0;
     let ticks = 0;
     let threads = 0;
+    let virtual = 0;
     const pids = processTree(pid1);
     for (const pid of pids) {
       const stat = readStat(pid);
@@ -53,11 +54,14 @@ export class ProcMeter implements Meter {
       ticks += stat.ticks;
       if (pid === pid1) continue;
       resident += stat.residentPages * PAGE;
+      virtual += stat.virtualBytes;
       threads += stat.threads;
     }
     const tmpfs = tmpfsBytes(pid1);
-    // The sum of resident sizes counts shared pages many times: it may clear a run, but convict none.
-    const memory = resident + tmpfs > this.#memoryLimit ? proportionalBytes(pids, tmpfs) : resident + tmpfs;
+    // The sum of resident sizes counts shared pages many times: it may clear a run, but convict none. What is not
+    // resident (page tables, shared memory that was let go of) needs addresses: below the limit there is none of it.
+    let memory = resident + tmpfs;
+    if (memory > this.#memoryLimit || virtual > this.#memoryLimit) memory = countedBytes(pids, tmpfs);
     this.#peak = {
       memoryBytes: Math.max(this.#peak.memoryBytes, memory),
       cpuSeconds: Math.max(this.#peak.cpuSeconds, ticks / TICKS_PER_SECOND),
@@ -87,32 +91,72 @@ interface Stat {
   readonly ticks: number;
   readonly threads: number;
   readonly residentPages: number;
+  readonly virtualBytes: number;
 }
 
 /** proc_pid_stat(5): the fields after the name, which may itself contain spaces and parentheses. */
 function readStat(pid: number): Stat | undefined {
   const text = read(`/proc/${String(pid)}/stat`);
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  if (fields.length < 22) return undefined;
+  if (fields.length < 24) return undefined;
   const field = (number: number) => Number(fields[number - 3]);
   return {
     ticks: field(14) + field(15) + field(16) + field(17),
     threads: field(20),
     residentPages: field(24),
+    virtualBytes: field(23),
   };
 }
 
-/** Each page counted once: private and shared anonymous memory by proportion, and the run's tmpfs. */
-function proportionalBytes(pids: readonly number[], tmpfs: number): number {
-  let anonymous = 0;
+/**
+ * Each page counted once: private memory by proportion; page tables; and of shared memory what is mapped, the run's
+ * tmpfs, or the sizes of its anonymous shared mappings, whichever is more: they overlap, and pages that a process
+ * has let go of are in none of its own figures.
+ */
+function countedBytes(pids: readonly number[], tmpfs: number): number {
+  let own = 0;
   let shared = 0;
+  const mappings = new Map<string, number>();
   for (const pid of pids) {
-    const rollup = read(`/proc/${String(pid)}/smaps_rollup`);
-    anonymous += kib(/^Pss_Anon:\s+(\d+) kB$/m.exec(rollup));
+    const rollup = read(`/proc/${pid}/smaps_rollup`);
+    own += kib(/^Pss_Anon:\s+(\d+) kB$/m.exec(rollup));
     shared += kib(/^Pss_Shmem:\s+(\d+) kB$/m.exec(rollup));
+    own += kib(/^VmPTE:\s+(\d+) kB$/m.exec(read(`/proc/${pid}/status`)));
+    for (const [inode, size] of sharedMappings(pid))
+      mappings.set(inode, Math.max(size, mappings.get(inode) ?? 0));
   }
-  // Mapped tmpfs pages are in both figures.
-  return anonymous + Math.max(shared, tmpfs);
+  const anonymous = [...mappings.values()].reduce((sum, size) => sum + size, 0);
+  return own + Math.max(shared, tmpfs + anonymous);
+}
+
+/** Bytes that each anonymous shared mapping spans in one process, by inode: it has the name /dev/zero (mmap(2)). */
+function sharedMappings(pid: number): Map<string, number> {
+  const found = new Map<string, number>();
+  const line = /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+) +\/dev\/zero \(deleted\)$/gm;
+  for (const [, from = '', to = '', inode = ''] of read(`/proc/${pid}/maps`).matchAll(line)) {
+    found.set(inode, (found.get(inode) ?? 0) + Number.parseInt(to, 16) - Number.parseInt(from, 16));
+  }
+  return found;
+}
+
+/**
+ * Bytes on disk of files that are deleted and still open, in the processes below `pid1`: du does not see them.
+ *
+ * @param dev the device of the workspace
+ */
+export function deletedBytes(pid1: number, dev: number): number {
+  const sizes = new Map<number, number>();
+  for (const pid of processTree(pid1)) {
+    for (const fd of list(`/proc/${pid}/fd`)) {
+      try {
+        const { dev: device, ino, nlink, blocks } = statSync(`/proc/${pid}/fd/${fd}`);
+        if (nlink === 0 && device === dev) sizes.set(ino, blocks * 512);
+      } catch {
+        // Closed meanwhile.
+      }
+    }
+  }
+  return [...sizes.values()].reduce((sum, size) => sum + size, 0);
 }
 
 const kib = (match: RegExpExecArray | null): number => Number(match?.[1] ?? 0) * 1024;

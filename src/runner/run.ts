@@ -46,6 +46,8 @@ const LIMIT_OF: Partial<Record<Outcome, LimitName>> = {
   disk_limit: 'workspaceBytes',
 };
 
+/** The kernel's CPU limit counts whole ticks, its accounts are finer: what was used may look like less than the limit. */
+const CPU_LIMIT_NEAR = 0.5;
 /** How often a run looks for a place for its code while other runs of its workspace take it away. */
 const PLACING_TRIES = 20;
 
@@ -90,6 +92,7 @@ async function placeProgram(context: RunContext, program: RunRequest['program'])
   if (filename === undefined) {
     name = workspace.claim(DEFAULT_SCRIPT);
   } else {
+    await context.disk.refresh(Buffer.byteLength(code));
     const { saved } = await workspace.write(filename, [Buffer.from(code)], context.disk.room);
     context.disk.added(Buffer.byteLength(code));
     name = relative(workspace.path, saved);
@@ -156,8 +159,11 @@ class Run {
       const sampling = setInterval(() => {
         this.#sample(meter, launched.pid1(), impose);
       }, SAMPLE_MS);
-      const unwatch = disk.watch(() => {
-        impose('disk_limit');
+      const unwatch = disk.watch({
+        stop: () => {
+          impose('disk_limit');
+        },
+        pid1: () => launched.pid1(),
       });
       end = await launched.ended;
       clearTimeout(timeout);
@@ -207,7 +213,7 @@ class Run {
       exitCode: program?.exitCode ?? null,
       signal: program?.signal ?? null,
       oomKilled: final.oomKilled,
-      cpuLimitReached: cpuSeconds > 0.9 * limits.cpuSeconds,
+      cpuLimitReached: cpuSeconds > CPU_LIMIT_NEAR * limits.cpuSeconds,
       processLimitHit: final.processLimitHit,
     });
     const limitName = outcome === 'disk_limit' && this.#cause === undefined ? 'fileBytes' : LIMIT_OF[outcome];

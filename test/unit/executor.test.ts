@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, mock, test } from 'node:test';
@@ -8,7 +8,7 @@ import pino from 'pino';
 import { ERRORS, NoxError } from '../../src/protocol/errors.ts';
 import { LIMIT_NAMES, LIMITS, type Limits } from '../../src/protocol/limits.ts';
 import type { RunEvent, RunRequest, RunResult } from '../../src/protocol/messages.ts';
-import { DiskWatch } from '../../src/runner/disk.ts';
+import { DiskWatch, type DiskUser } from '../../src/runner/disk.ts';
 import { LocalExecutor } from '../../src/runner/executor.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from '../../src/runner/launch.ts';
 import type { FinalSample, Meter, Sample } from '../../src/runner/meter.ts';
@@ -94,12 +94,23 @@ class FakeMeter implements Meter {
   }
 }
 
-/** Counts nothing, so that no bubblewrap is needed; the runs' callbacks are the test's to call. */
+/** Counts by itself, so that no bubblewrap is needed; the runs' callbacks are the test's to call. */
 class FakeDisk extends DiskWatch {
   readonly stops = new Set<() => void>();
-  override watch(stop: () => void): () => void {
+  override watch(user: DiskUser): () => void {
+    const stop = () => {
+      user.stop();
+    };
     this.stops.add(stop);
     return () => this.stops.delete(stop);
+  }
+  override count(): Promise<void> {
+    const files = readdirSync(dir, { withFileTypes: true, recursive: true }).filter((entry) =>
+      entry.isFile(),
+    );
+    const bytes = files.reduce((sum, { parentPath, name }) => sum + statSync(join(parentPath, name)).size, 0);
+    this.added(bytes - this.used);
+    return Promise.resolve();
   }
 }
 
@@ -149,6 +160,8 @@ beforeEach(() => {
   executor = make();
 });
 afterEach(() => {
+  // Not waited for: some runs have no end. It takes back the timer of the next try, which would outlive the test.
+  executor.close().catch(() => undefined);
   mock.timers.reset();
   rmSync(join(dir, '..'), { recursive: true });
 });

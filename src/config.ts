@@ -29,7 +29,8 @@ interface TextSetting extends Common {
 }
 export type Setting = NumberSetting | TextSetting;
 
-const ABSOLUTE = /^(\/[^/\0]+)+$/;
+const ABSOLUTE = /^(\/(?!\.{1,2}(?:\/|$))[^/\0]+)+$/;
+const OPTIONAL_ABSOLUTE = new RegExp(`^$|${ABSOLUTE.source}`);
 const SWITCH = /^(on|off)$/;
 
 export const SETTINGS = {
@@ -73,7 +74,7 @@ export const SETTINGS = {
   NOX_PYTHON: {
     kind: 'text',
     default: '',
-    pattern: ABSOLUTE,
+    pattern: OPTIONAL_ABSOLUTE,
     shape: 'an absolute path',
     meaning:
       'Python of the runs, in /usr or in a virtual environment. Default: /opt/nox/.venv/bin/python3 if it is there, else /usr/bin/python3',

@@ -20,7 +20,7 @@ export const ERRORS = {
   invalid_path: {
     status: 400,
     retry: false,
-    hint: 'Give a relative path inside the workspace: no `..`, no NUL, no symbolic link that leaves it, no directory or special file in the place of the file',
+    hint: 'Give a relative path inside the workspace: no `..`, no NUL, no symbolic link that leaves it, no directory in the place of the file',
   },
   forbidden_command: {
     status: 400,

@@ -9,6 +9,7 @@ const SHOWN = 100;
 interface SchemaError {
   readonly instancePath: string;
   readonly keyword: string;
+  readonly schemaPath: string;
   readonly message: string;
   readonly params: object;
 }
@@ -25,7 +26,8 @@ export function validator<T extends TSchema>(schema: T): (value: unknown) => Sta
   };
 }
 
-function explain(value: unknown, errors: readonly SchemaError[]): string {
+function explain(value: unknown, all: readonly SchemaError[]): string {
+  const errors = branchMeant(all);
   const [error] = errors;
   if (error === undefined) return 'The request is not valid';
   if (error.keyword === 'required') {
@@ -35,13 +37,30 @@ function explain(value: unknown, errors: readonly SchemaError[]): string {
   }
   const name = fieldName(error.instancePath);
   const shown = show(valueAt(value, error.instancePath));
-  // A union's branches fail one by one at the same place: what they ask for is told together.
-  const wanted = new Set(
-    errors
-      .filter((each) => each.instancePath === error.instancePath && each.keyword !== 'anyOf')
-      .map((each) => each.message),
-  );
-  return `${name === '' ? 'body' : name}: ${shown} ${[...wanted].join(' or ')}`;
+  const same = errors.filter((each) => each.instancePath === error.instancePath && each.keyword !== 'anyOf');
+  const joined = all.some((each) => each.keyword === 'anyOf' && each.instancePath === error.instancePath);
+  const wanted = new Set(same.map((each) => each.message));
+  return `${name === '' ? 'body' : name}: ${shown} ${[...wanted].join(joined ? ' or ' : ' and ')}`;
+}
+
+/**
+ * The errors of a union's branches come all together. The branch that was meant is the one whose literals fit
+ * (`kind`), or else the one that fits furthest down.
+ */
+function branchMeant(errors: readonly SchemaError[]): readonly SchemaError[] {
+  const union = errors.find((error) => error.keyword === 'anyOf');
+  if (union === undefined) return errors;
+  const branches = new Map<string, SchemaError[]>();
+  for (const error of errors) {
+    const branch = /^.*?\/anyOf\/\d+/.exec(error.schemaPath)?.[0];
+    if (branch !== undefined) branches.set(branch, [...(branches.get(branch) ?? []), error]);
+  }
+  const literal = (error: SchemaError) => error.keyword === 'const';
+  const fitting = [...branches.values()].filter((each) => !each.some(literal));
+  if (fitting.length === 1 && branches.size > 1) return fitting[0] ?? errors;
+  const depth = (error: SchemaError) => steps(error.instancePath).length;
+  const deepest = Math.max(...errors.map(depth));
+  return deepest > depth(union) ? errors.filter((error) => depth(error) === deepest) : errors;
 }
 
 const steps = (pointer: string): string[] =>

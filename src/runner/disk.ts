@@ -59,8 +59,16 @@ export class DiskWatch {
     return this.#limit - this.#used;
   }
 
-  added(bytes: number): void {
+  /** Takes room for bytes that are about to be written. @returns false where there is none */
+  take(bytes: number): boolean {
+    if (bytes > this.room) return false;
     this.#used += bytes;
+    return true;
+  }
+
+  /** Gives back what was taken for bytes that were not written after all. */
+  giveBack(bytes: number): void {
+    this.#used -= bytes;
   }
 
   /** Counts now; calls at the same time share one count. */

@@ -13,6 +13,7 @@ import {
   type RunEvent,
   type RunResult,
 } from '../protocol/messages.ts';
+import type { Outcome } from '../protocol/outcome.ts';
 import { validator } from '../protocol/validate.ts';
 import { executeRun, type RunContext } from './run.ts';
 import { Slots, type SlotsOptions } from './slots.ts';
@@ -30,6 +31,8 @@ const OK: Health = { ok: true, status: 'ok' };
 /** How often a runner that cannot run code tries whether it can again. */
 const RETRY_MS = 1000;
 /** Conditions of a file system that say nothing about the request. */
+/** Outcomes that only a program that really ran can have. */
+const PROGRAM_RAN: ReadonlySet<Outcome> = new Set(['ok', 'failed', 'signaled', 'cpu_limit', 'process_limit']);
 const MACHINE_FULL = ['ENOSPC', 'EDQUOT'];
 
 const checkRun = validator(RunRequest);
@@ -53,7 +56,10 @@ export class LocalExecutor implements Executor {
     const limits = lowerLimits(this.#options.limits, checked.limits);
     const leave = new AbortController();
     const anySignal = AbortSignal.any([signal, this.#closing.signal, leave.signal]);
-    const slot = await this.#slots.acquire(anySignal);
+    // Counted already now: a close in the moment in which the slot is granted must wait for this run as well.
+    const granted = this.#slots.acquire(anySignal);
+    this.#track(granted);
+    const slot = await granted;
     const queue = new EventQueue();
     const log = this.#options.log.child({ requestId: checked.id });
     const done = executeRun(
@@ -65,7 +71,13 @@ export class LocalExecutor implements Executor {
       },
     )
       .then((result) => {
-        this.#judge(result);
+        this.#judge(
+          result.outcome === 'sandbox_error'
+            ? 'broken'
+            : result.exitCode !== null || PROGRAM_RAN.has(result.outcome)
+              ? 'works'
+              : 'unknown',
+        );
         log.info(
           { outcome: result.outcome, exitCode: result.exitCode, signal: result.signal, usage: result.usage },
           'run',
@@ -73,7 +85,9 @@ export class LocalExecutor implements Executor {
         queue.push({ type: 'end', result });
       })
       .catch((error: unknown) => {
-        queue.fail(this.#toNoxError(error, log));
+        const known = this.#toNoxError(error, log);
+        if (known.code === 'sandbox_error') this.#judge('broken');
+        queue.fail(known);
       })
       .finally(() => {
         this.#slots.release(slot);
@@ -98,11 +112,14 @@ export class LocalExecutor implements Executor {
     const { workspace, disk } = this.#options.context;
     const log = this.#options.log.child({ requestId: id });
     await disk.refresh(this.#options.maxUploadBytes);
-    const work = workspace.write(path, bounded(body, this.#options.maxUploadBytes, signal), disk.room);
+    const work = workspace.write(
+      path,
+      bounded(body, this.#options.maxUploadBytes, AbortSignal.any([signal, this.#closing.signal])),
+      disk,
+    );
     this.#track(work);
     try {
       const result = await work;
-      disk.added(result.bytes);
       log.info({ bytes: result.bytes }, 'put');
       return result;
     } catch (error) {
@@ -123,7 +140,8 @@ export class LocalExecutor implements Executor {
     this.#slots.close();
     this.#closing.abort();
     clearTimeout(this.#retry);
-    await Promise.allSettled(this.#live);
+    // What was counted as it waited for its slot is counted again as it runs.
+    while (this.#live.size > 0) await Promise.allSettled(this.#live);
     await this.#options.context.launcher.close();
   }
 
@@ -143,12 +161,10 @@ export class LocalExecutor implements Executor {
     return new NoxError('sandbox_error', message, { cause: error });
   }
 
-  /** A broken sandbox makes the runner unhealthy; any run that gets through makes it healthy again. */
-  #judge(result: RunResult): void {
-    if (result.outcome !== 'sandbox_error') {
-      this.#health = OK;
-      return;
-    }
+  /** A broken sandbox makes the runner unhealthy; a program that ran to its own end makes it healthy again. */
+  #judge(verdict: 'works' | 'broken' | 'unknown'): void {
+    if (verdict === 'works') this.#health = OK;
+    if (verdict !== 'broken') return;
     this.#health = { ok: false, status: 'the sandbox does not start; the runner’s log has the reason' };
     if (this.#retry !== undefined || this.#closing.signal.aborted) return;
     this.#retry = setTimeout(() => {
@@ -163,7 +179,7 @@ export class LocalExecutor implements Executor {
       for await (const event of this.run({ id: 'self-test', program }, this.#closing.signal))
         if (event.type === 'end') return;
     } catch {
-      // A full queue or a stop: the runs of others will tell.
+      // A full queue or a stop: the runs of others will tell. A failure has been judged where it was caught.
     }
   }
 }
@@ -200,20 +216,36 @@ function lowerLimits(limits: Limits, asked: LimitsRequest | undefined): Limits {
   return { ...limits, ...asked };
 }
 
+/** A body within its bound, that ends with its signal even while the sender is silent. */
 async function* bounded(
   body: AsyncIterable<Uint8Array>,
   limit: number,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
+  const aborted = Promise.withResolvers<never>();
+  aborted.promise.catch(() => undefined);
+  const onAbort = () => {
+    aborted.reject(new NoxError('cancelled', 'The upload was cancelled'));
+  };
+  if (signal.aborted) onAbort();
+  signal.addEventListener('abort', onAbort, { once: true });
+  const source = body[Symbol.asyncIterator]();
   let bytes = 0;
-  for await (const chunk of body) {
-    if (signal.aborted) throw new NoxError('cancelled', 'The upload was cancelled');
-    bytes += chunk.length;
-    if (bytes > limit)
-      throw new NoxError('payload_too_large', `The file has more than ${String(limit)} bytes`);
-    yield chunk;
+  let finished = false;
+  try {
+    for (;;) {
+      const next = await Promise.race([source.next(), aborted.promise]);
+      finished = next.done === true;
+      if (next.done === true) return;
+      bytes += next.value.length;
+      if (bytes > limit) throw new NoxError('payload_too_large', `The file has more than ${limit} bytes`);
+      yield next.value;
+    }
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    // A sender that is silent does not hear this either: it is told, not waited for.
+    if (!finished) source.return?.().then(undefined, () => undefined);
   }
-  if (signal.aborted) throw new NoxError('cancelled', 'The upload was cancelled');
 }
 
 /** From the callbacks of a run to the loop of its reader. Bounded by the run's own output bounds. */

@@ -19,7 +19,7 @@ import { pathNames, type Workspace } from './workspace.ts';
 /** How often a live run is measured. A shorter run costs no measurement at all. */
 const SAMPLE_MS = 50;
 /** The name under which code runs that was given none. */
-export const DEFAULT_SCRIPT = 'run.py';
+const DEFAULT_SCRIPT = 'run.py';
 
 /** What the runs of one runner share. */
 export interface RunContext {
@@ -93,8 +93,7 @@ async function placeProgram(context: RunContext, program: RunRequest['program'])
     name = workspace.claim(DEFAULT_SCRIPT);
   } else {
     await context.disk.refresh(Buffer.byteLength(code));
-    const { saved } = await workspace.write(filename, [Buffer.from(code)], context.disk.room);
-    context.disk.added(Buffer.byteLength(code));
+    const { saved } = await workspace.write(filename, [Buffer.from(code)], context.disk);
     name = relative(workspace.path, saved);
     workspace.hold(name);
   }

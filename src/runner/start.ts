@@ -9,7 +9,7 @@ import { LocalExecutor } from './executor.ts';
 import { choosePython } from './host.ts';
 import { ColdLauncher } from './launch.ts';
 import { ProcMeter } from './meter.ts';
-import { DEFAULT_SCRIPT, type RunContext } from './run.ts';
+import type { RunContext } from './run.ts';
 import { Workspace } from './workspace.ts';
 
 export interface StartedRunner {
@@ -64,7 +64,7 @@ async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Pr
   const python = choosePython(config.python);
   const workspace = new Workspace(config.sandbox);
   workspace.prepare();
-  workspace.sweep(DEFAULT_SCRIPT);
+  workspace.sweep();
   const disk = new DiskWatch(config.sandbox, config.limits.workspaceBytes, (error) => {
     log.error({ err: error }, 'the size of the workspace cannot be counted');
   });

@@ -20,6 +20,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readSync,
   readlinkSync,
   renameSync,
   unlinkSync,
@@ -42,6 +43,17 @@ const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;
 const REDO = /^\.nox-[0-9a-f]{24}\.redo$/;
 /** No file of anybody was changed at 1970-01-01T00:12:19Z. It marks a placeholder of ours. */
 const PLACEHOLDER_TIME = 739;
+const CLAIM_TRIES = 32;
+/** How often permissions that a run keeps taking away are given back. */
+const ACCESS_TRIES = 5;
+const COPY_PIECE = 1024 * 1024;
+
+/** Where the bytes of a workspace are taken from, before they are written (disk.ts). */
+export interface Room {
+  readonly room: number;
+  take(bytes: number): boolean;
+  giveBack(bytes: number): void;
+}
 
 /**
  * Splits a client's path into names.
@@ -67,8 +79,10 @@ function badPath(path: string, why: string): NoxError {
 
 export class Workspace {
   readonly path: string;
-  /** How many live runs stand on each placeholder. */
+  /** How many live runs have their code mounted on each file. */
   readonly #claims = new Map<string, number>();
+  /** The claimed names, all in the workspace's root. */
+  readonly #placeholders = new Set<string>();
 
   constructor(path: string) {
     this.path = path;
@@ -86,15 +100,15 @@ export class Workspace {
   }
 
   /**
-   * After a crash: finishes what was half copied, removes unfinished uploads and the placeholder of a runner that is
-   * gone. Call with no run alive.
+   * After a crash: finishes what was half copied, removes unfinished uploads and placeholders of a runner that is
+   * gone. Call with no run alive. Runs can make entries of these names, of every kind: none may hold up the start.
    */
-  sweep(scriptName: string): void {
+  sweep(): void {
     this.#withRoot((root) => {
       const names = readdirSync(self(root));
       for (const name of names.filter((each) => REDO.test(each))) this.#redo(root, name);
-      for (const name of names.filter((each) => TEMPORARY.test(each))) unlinkIfThere(at(root, name));
-      removePlaceholder(root, scriptName);
+      for (const name of names.filter((each) => TEMPORARY.test(each))) unlinkIfPossible(at(root, name));
+      for (const name of names) removePlaceholder(root, name);
     });
   }
 
@@ -103,13 +117,14 @@ export class Workspace {
    * code is mounted on that file, its content is replaced instead: a rename would take their code away from them
    * (the kernel drops what is mounted on a name that another file takes).
    *
-   * @param room bytes that the file may have; more is `workspace_full`
-   * @throws NoxError `invalid_path`, `workspace_full`; what `body` throws; the file system's own errors
+   * @param room where the bytes are taken from; more than it has is `workspace_full`
+   * @throws NoxError `invalid_path`, `workspace_full`, `workspace_conflict`; what `body` throws; the errors of a
+   *   machine that is full or broken
    */
   async write(
     path: string,
     body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-    room: number,
+    room: Room,
   ): Promise<{ saved: string; bytes: number }> {
     const names = pathNames(path);
     this.prepare();
@@ -119,23 +134,36 @@ export class Workspace {
     const walk = new Walk(this.path, root, path);
     try {
       const bytes = await writeAndSync(temporary, body, room);
-      const { dir, name, saved } = walk.to(names);
-      if (this.#claims.has(relative(this.path, saved))) {
-        replaceContent(at(dir, name), temporary, at(root, `.nox-${number}.redo`), saved);
-      } else {
-        withAccess(dir, () => {
-          renameSync(temporary, at(dir, name));
-        });
-        await syncDirectory(dir);
+      try {
+        const saved = await this.#putInPlace(root, walk, names, `.nox-${number}`);
+        return { saved, bytes };
+      } catch (error) {
+        room.giveBack(bytes);
+        throw conflict(path, error);
       }
-      return { saved, bytes };
     } catch (error) {
-      unlinkIfThere(temporary);
+      unlinkIfPossible(temporary, root);
       throw error;
     } finally {
       walk.close();
       closeSync(root);
     }
+  }
+
+  async #putInPlace(root: number, walk: Walk, names: readonly string[], stem: string): Promise<string> {
+    const { dir, name, saved } = walk.to(names);
+    const temporary = at(root, `${stem}.tmp`);
+    if (this.#claims.has(relative(this.path, saved))) {
+      withAccess(dir, () => {
+        replaceContent(at(dir, name), temporary, at(root, `${stem}.redo`), saved);
+      });
+    } else {
+      withAccess(dir, () => {
+        renameSync(temporary, at(dir, name));
+      });
+      await syncDirectory(dir);
+    }
+    return saved;
   }
 
   /**
@@ -147,13 +175,16 @@ export class Workspace {
    */
   claim(name: string): string {
     return this.#withRoot((root) => {
-      for (let attempt = 0; attempt < 1000; attempt += 1) {
-        const candidate = attempt === 0 ? name : name.replace(/(\.[^.]*)?$/, `-${String(attempt)}$1`);
+      for (let attempt = 0; attempt < CLAIM_TRIES; attempt += 1) {
+        // A run may have taken the names that are easy to guess.
+        const suffix = attempt < CLAIM_TRIES / 2 ? String(attempt) : randomBytes(8).toString('hex');
+        const candidate = attempt === 0 ? name : name.replace(/(\.[^.]*)?$/, `-${suffix}$1`);
         if (!standsAsFile(root, candidate)) continue;
+        this.#placeholders.add(candidate);
         this.hold(candidate);
         return candidate;
       }
-      throw new Error(`no free name like ${name} in ${this.path}`);
+      throw new NoxError('workspace_conflict', `No free name like ${name} in the workspace`);
     });
   }
 
@@ -162,30 +193,37 @@ export class Workspace {
     this.#claims.set(name, (this.#claims.get(name) ?? 0) + 1);
   }
 
-  /** Ends a `claim` or a `hold`. */
+  /** Ends a `claim` or a `hold`. Never throws: the run has ended, whatever it made of its workspace. */
   release(name: string): void {
     const left = (this.#claims.get(name) ?? 1) - 1;
     if (left > 0) {
       this.#claims.set(name, left);
-    } else {
-      this.#claims.delete(name);
+      return;
+    }
+    this.#claims.delete(name);
+    // Only a claimed name is one of the root's own, and may be looked up without walking.
+    if (!this.#placeholders.delete(name)) return;
+    try {
       this.#withRoot((root) => {
         removePlaceholder(root, name);
       });
+    } catch {
+      // Left behind; the next claim of the name, or the next start, takes it away.
     }
   }
 
   #redo(root: number, name: string): void {
-    const saved = readFileSync(at(root, name), 'utf8');
-    const walk = new Walk(this.path, root, saved);
+    let walk: Walk | undefined;
     try {
+      const saved = readNote(at(root, name));
+      walk = new Walk(this.path, root, saved);
       const place = walk.to(pathNames(relative(this.path, saved)));
       renameSync(at(root, name.replace(/redo$/, 'tmp')), at(place.dir, place.name));
     } catch {
-      // Its directory is gone, or the copy was finished: nothing is left to do.
+      // Its directory is gone, the copy was finished, or it is no note of ours: nothing is left to do.
     } finally {
-      walk.close();
-      unlinkIfThere(at(root, name));
+      walk?.close();
+      unlinkIfPossible(at(root, name));
     }
   }
 
@@ -290,59 +328,115 @@ class Walk {
 
 /** A run may have taken all permissions from a directory; its owner, the runner's user, can give them back. */
 function withAccess<T>(dir: number, action: () => T): T {
-  try {
-    return action();
-  } catch (error) {
-    if (errorCode(error) !== 'EACCES') throw error;
-    chmodSync(self(dir), 0o755);
-    return action();
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return action();
+    } catch (error) {
+      if (errorCode(error) !== 'EACCES' || tries === ACCESS_TRIES) throw error;
+      chmodSync(self(dir), 0o755);
+    }
   }
+}
+
+/** What runs can bring about by changing names while a file is put in its place; none of it is the machine's fault. */
+const BY_RUNS = [
+  'EACCES',
+  'EPERM',
+  'ENOENT',
+  'EEXIST',
+  'EISDIR',
+  'ENOTDIR',
+  'ENOTEMPTY',
+  'ENXIO',
+  'ELOOP',
+  'EINVAL',
+];
+
+function conflict(path: string, error: unknown): unknown {
+  if (errorCode(error) === 'ENAMETOOLONG')
+    return badPath(path, 'has a symbolic link with a name that is too long');
+  if (!BY_RUNS.includes(errorCode(error))) return error;
+  const message = `path ${JSON.stringify(path.slice(0, 200))}: was changed by a run meanwhile`;
+  return new NoxError('workspace_conflict', message, { cause: error });
 }
 
 async function writeAndSync(
   path: string,
   body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  room: number,
+  room: Room,
 ): Promise<number> {
   const file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644);
   let bytes = 0;
   try {
     for await (const chunk of body) {
-      if (bytes + chunk.length > room) {
+      if (!room.take(chunk.length)) {
         throw new NoxError(
           'workspace_full',
-          `The workspace has room for ${String(Math.max(0, room))} bytes more`,
+          `The workspace has room for ${Math.max(0, room.room + bytes)} bytes more`,
         );
       }
-      for (let done = 0; done < chunk.length;) done += (await file.write(chunk, done)).bytesWritten;
       bytes += chunk.length;
+      for (let done = 0; done < chunk.length;) done += (await file.write(chunk, done)).bytesWritten;
     }
     await file.sync();
+    return bytes;
+  } catch (error) {
+    room.giveBack(bytes);
+    throw error;
   } finally {
     await file.close();
   }
-  return bytes;
 }
 
 /**
  * Copies one file over another without giving it a new place in its directory. `redo` makes a crash in the middle
- * good: `sweep` finishes what it names. All at once, so that no other request sees half of it.
+ * good: `sweep` finishes what it names. In one go, so that no other request sees half of it.
  */
 function replaceContent(target: string, source: string, redo: string, saved: string): void {
-  const content = readFileSync(source);
-  const fd = openSync(target, O_WRONLY | O_NOFOLLOW | O_NONBLOCK);
+  const from = openSync(source, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  let to: number | undefined;
   try {
-    if (!fstatSync(fd).isFile()) throw badPath(saved, 'is no regular file any more');
+    to = openForWriting(target);
     writeFileSync(redo, saved, { flag: 'wx', mode: 0o600, flush: true });
-    for (let done = 0; done < content.length;)
-      done += writeSync(fd, content, done, content.length - done, done);
-    ftruncateSync(fd, content.length);
-    fsyncSync(fd);
+    const piece = Buffer.alloc(COPY_PIECE);
+    let size = 0;
+    for (let read = readSync(from, piece); read > 0; read = readSync(from, piece)) {
+      for (let done = 0; done < read;) done += writeSync(to, piece, done, read - done, size + done);
+      size += read;
+    }
+    ftruncateSync(to, size);
+    fsyncSync(to);
   } finally {
-    closeSync(fd);
+    closeSync(from);
+    if (to !== undefined) closeSync(to);
   }
   unlinkIfThere(source);
   unlinkIfThere(redo);
+}
+
+/** Opens a regular file, giving back the permission to write that a run may have taken from it. */
+function openForWriting(path: string): number {
+  const place = openSync(path, O_PATH | O_NOFOLLOW);
+  try {
+    const stats = fstatSync(place);
+    if (!stats.isFile()) throw Object.assign(new Error('no regular file'), { code: 'EINVAL' });
+    if ((stats.mode & 0o200) === 0) chmodSync(self(place), (stats.mode & 0o777) | 0o200);
+    return openSync(self(place), O_WRONLY);
+  } finally {
+    closeSync(place);
+  }
+}
+
+/** The path that a note holds: whoever made it, a regular file of at most PATH_MAX bytes. */
+function readNote(path: string): string {
+  const fd = openSync(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  try {
+    const stats = fstatSync(fd);
+    if (!stats.isFile() || stats.size > PATH_MAX) throw new Error('no note');
+    return readFileSync(fd, 'utf8');
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** The rename is on disk only when its directory is (fsync(2)). */
@@ -371,6 +465,19 @@ function standsAsFile(root: number, name: string): boolean {
   futimesSync(fd, PLACEHOLDER_TIME, PLACEHOLDER_TIME);
   closeSync(fd);
   return true;
+}
+
+/** For what is not worth an error: a run may have put anything in its place. */
+function unlinkIfPossible(path: string, dir?: number): void {
+  try {
+    if (dir === undefined) unlinkSync(path);
+    else
+      withAccess(dir, () => {
+        unlinkSync(path);
+      });
+  } catch {
+    // The sweep of the next start meets it again.
+  }
 }
 
 /** Removes `name` only if it is a placeholder of ours and nobody has written to it. */

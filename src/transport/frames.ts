@@ -48,7 +48,7 @@ export class FrameDecoder {
 
   /** @throws FrameError for an unknown type or a payload that is too long; the connection is then of no use */
   *push(chunk: Buffer): Generator<Frame> {
-    this.#chunks.push(chunk);
+    if (chunk.length > 0) this.#chunks.push(chunk);
     this.#buffered += chunk.length;
     while (this.#buffered >= HEADER) {
       const header = this.#peek(HEADER);

@@ -109,7 +109,7 @@ class FakeDisk extends DiskWatch {
       entry.isFile(),
     );
     const bytes = files.reduce((sum, { parentPath, name }) => sum + statSync(join(parentPath, name)).size, 0);
-    this.added(bytes - this.used);
+    this.giveBack(this.used - bytes);
     return Promise.resolve();
   }
 }

@@ -63,8 +63,7 @@ const ENOSYS = 'errno 38';
 const EPROTONOSUPPORT = 'errno 93';
 const EAFNOSUPPORT = 'errno 97';
 
-const ALLOWED =
-  `read write readv writev pread64 pwrite64 openat close close_range fstat newfstatat statx
+const ALLOWED = `read write readv writev pread64 pwrite64 openat close close_range fstat newfstatat statx
   lseek mmap mprotect munmap mremap brk madvise mincore msync rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait
   sigaltstack ioctl fcntl dup dup3 pipe2 execve execveat exit exit_group wait4 waitid kill tgkill futex futex_waitv
   set_tid_address set_robust_list rseq getrandom getrusage prlimit64 setsid setpgid getpid getppid gettid getuid

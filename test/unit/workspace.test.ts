@@ -29,9 +29,26 @@ import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
 import { ERRORS, NoxError } from '../../src/protocol/errors.ts';
-import { pathNames, Workspace } from '../../src/runner/workspace.ts';
+import { pathNames, Workspace, type Room } from '../../src/runner/workspace.ts';
 
 const ROOM = 2 ** 20;
+
+function roomOf(bytes: number): Room {
+  let room = bytes;
+  return {
+    get room() {
+      return room;
+    },
+    take: (wanted) => {
+      if (wanted > room) return false;
+      room -= wanted;
+      return true;
+    },
+    giveBack: (back) => {
+      room += back;
+    },
+  };
+}
 const TEMPORARY = /^\.nox-/;
 const NOBODY = 60_600;
 
@@ -81,7 +98,7 @@ const inside = (...names: string[]) => join(root, ...names);
 const text = (...names: string[]) => readFileSync(inside(...names), 'utf8');
 const mode = (...names: string[]) => lstatSync(inside(...names)).mode & 0o777;
 const write = (path: string, content = 'new', room = ROOM) =>
-  workspace.write(path, [Buffer.from(content)], room);
+  workspace.write(path, [Buffer.from(content)], roomOf(room));
 const mkfifo = (path: string) => execFileSync('/usr/bin/mkfifo', [path]);
 
 function temporaries(): string[] {
@@ -222,13 +239,13 @@ describe('Workspace.write', () => {
   });
 
   test('an empty body is an empty file', async () => {
-    assert.equal((await workspace.write('e', [], ROOM)).bytes, 0);
+    assert.equal((await workspace.write('e', [], roomOf(ROOM))).bytes, 0);
     assert.equal(text('e'), '');
   });
 
   test('chunks of every size come out in their order', async () => {
     const chunks = [0, 1, 70_000, 0, 3].map((length, index) => Buffer.alloc(length, 65 + index));
-    await workspace.write('f', chunks, ROOM);
+    await workspace.write('f', chunks, roomOf(ROOM));
     assert.ok(readFileSync(inside('f')).equals(Buffer.concat(chunks)));
   });
 
@@ -281,7 +298,7 @@ describe('Workspace.write', () => {
           await setImmediate();
         }
       })();
-      await workspace.write('f', body, ROOM);
+      await workspace.write('f', body, roomOf(ROOM));
     }
     state.reading = false;
     await reader;
@@ -320,7 +337,7 @@ describe('Workspace.write', () => {
     test('leaves the old file and no temporary', async () => {
       writeFileSync(inside('f'), 'old');
       const error = new Error('the client went away');
-      await assert.rejects(workspace.write('f', failing(error), ROOM), error);
+      await assert.rejects(workspace.write('f', failing(error), roomOf(ROOM)), error);
       assert.equal(text('f'), 'old');
       assert.deepEqual(readdirSync(root), ['f']);
     });
@@ -334,14 +351,14 @@ describe('Workspace.write', () => {
         chmodSync(root, 0);
         throw error;
       })();
-      const told = await workspace.write('f', body, ROOM).catch((each: unknown) => each);
+      const told = await workspace.write('f', body, roomOf(ROOM)).catch((each: unknown) => each);
       chmodSync(root, 0o700);
       assert.deepEqual(readdirSync(root), ['f']);
       assert.equal(told, error);
     });
 
     test('leaves no directories that were to be parents', async () => {
-      await assert.rejects(workspace.write('a/b/f', failing(new Error('x')), ROOM));
+      await assert.rejects(workspace.write('a/b/f', failing(new Error('x')), roomOf(ROOM)));
       assert.deepEqual(readdirSync(root), []);
     });
   });
@@ -355,7 +372,7 @@ describe('Workspace.write', () => {
       writeFileSync(inside('f'), 'old');
       for (const chunks of [['x'.repeat(101)], ['x'.repeat(100), 'x']]) {
         const body = chunks.map((chunk) => Buffer.from(chunk));
-        await assert.rejects(workspace.write('f', body, 100), {
+        await assert.rejects(workspace.write('f', body, roomOf(100)), {
           code: 'workspace_full',
           message: /100 bytes/,
         });
@@ -377,7 +394,7 @@ describe('Workspace.write', () => {
           yield Buffer.alloc(1000);
         }
       })();
-      await assert.rejects(workspace.write('f', body, 10_000), { code: 'workspace_full' });
+      await assert.rejects(workspace.write('f', body, roomOf(10_000)), { code: 'workspace_full' });
       assert.equal(produced, 11_000);
     });
   });
@@ -557,7 +574,7 @@ describe('Workspace.write', () => {
           chmodSync(root, 0);
           yield Buffer.from('ew');
         })();
-        await workspace.write(path, body, ROOM);
+        await workspace.write(path, body, roomOf(ROOM));
         assert.equal(text(path), 'new', path);
         assert.deepEqual(temporaries(), []);
       }
@@ -1001,6 +1018,8 @@ describe('Workspace.hold', () => {
       assert.doesNotThrow(() => {
         workspace.release('a/b.py');
       });
+      if (lstatSync(inside('a'), { throwIfNoEntry: false })?.isDirectory() === true)
+        chmodSync(inside('a'), 0o700);
       rmSync(inside('a'), { recursive: true, force: true });
     }
   });
@@ -1023,7 +1042,7 @@ describe('Workspace.sweep', () => {
       writeFileSync(inside(redo.replace('redo', 'tmp')), 'x');
       writeFileSync(inside('f'), 'mine');
       assert.doesNotThrow(() => {
-        workspace.sweep('run.py');
+        workspace.sweep();
       });
       assert.deepEqual([readdirSync(outside), text('f')], [[], 'mine']);
     });
@@ -1050,7 +1069,7 @@ except OSError: pass
     const exited = once(rescue, 'close');
     await once(rescue.stdout, 'data');
     const began = performance.now();
-    workspace.sweep('run.py');
+    workspace.sweep();
     const waited = performance.now() - began;
     rescue.kill('SIGKILL');
     await exited;
@@ -1066,7 +1085,7 @@ except OSError: pass
       writeFileSync(inside(name), '');
     mkdirSync(inside('d'));
     writeFileSync(inside('d', unfinished), '');
-    workspace.sweep('run.py');
+    workspace.sweep();
     assert.deepEqual(
       readdirSync(root).sort(),
       ['.nox-1.tmp', `${unfinished}.bak`, 'a', 'd', 'run-1.py'].sort(),
@@ -1076,21 +1095,21 @@ except OSError: pass
 
   test('a file of the user’s with the name of the code stays', () => {
     writeFileSync(inside('run.py'), '');
-    workspace.sweep('run.py');
+    workspace.sweep();
     assert.deepEqual(readdirSync(root), ['run.py']);
   });
 
   test('the placeholder under another name goes too', () => {
     mkdirSync(inside('run.py'));
     new Workspace(root).claim('run.py');
-    workspace.sweep('run.py');
+    workspace.sweep();
     assert.deepEqual(readdirSync(root), ['run.py']);
   });
 
   test('a link with the name of an upload goes, what it points at stays', () => {
     writeFileSync(join(outside, 'f'), 'x');
     symlinkSync(join(outside, 'f'), inside(unfinished));
-    workspace.sweep('run.py');
+    workspace.sweep();
     assert.deepEqual(readdirSync(root), []);
     assert.equal(readFileSync(join(outside, 'f'), 'utf8'), 'x');
   });
@@ -1099,7 +1118,7 @@ except OSError: pass
     mkdirSync(inside(unfinished, 'x'), { recursive: true });
     writeFileSync(inside(`.nox-${'1'.repeat(24)}.tmp`), 'half');
     assert.doesNotThrow(() => {
-      workspace.sweep('run.py');
+      workspace.sweep();
     });
     assert.ok(!existsSync(inside(`.nox-${'1'.repeat(24)}.tmp`)), 'the others are removed all the same');
   });
@@ -1107,10 +1126,10 @@ except OSError: pass
   test('a workspace of mode 0, and one that is missing', () => {
     writeFileSync(inside(unfinished), 'half');
     chmodSync(root, 0);
-    workspace.sweep('run.py');
+    workspace.sweep();
     assert.deepEqual(readdirSync(root), []);
     const missing = new Workspace(inside('missing'));
-    missing.sweep('run.py');
+    missing.sweep();
     assert.deepEqual(readdirSync(inside('missing')), []);
   });
 });

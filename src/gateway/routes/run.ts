@@ -1,7 +1,6 @@
 /** `POST /run_py` and `POST /run_sh`: two ways to say what to run, one way to run it and to answer. */
 import { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply } from 'fastify';
-import { split } from 'shlex';
 import Type from 'typebox';
 import { ERRORS, NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
@@ -10,6 +9,7 @@ import type { RunRequest, RunResult } from '../../protocol/messages.ts';
 import { validator } from '../../protocol/validate.ts';
 import { clientGone } from '../gone.ts';
 import { jsonObject } from '../json-stream.ts';
+import { splitWords } from '../words.ts';
 
 const RunPyBody = Type.Object({
   code: Type.String(),
@@ -38,7 +38,7 @@ export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: r
   });
   app.post('/run_sh', async (request, reply) => {
     const { cmd, stdin } = checkSh(request.body);
-    const argv = typeof cmd === 'string' ? splitWords(cmd) : cmd;
+    const argv = typeof cmd === 'string' ? wordsOf(cmd) : cmd;
     const [first = ''] = argv;
     if (first.trim() === '') throw new NoxError('empty_command', 'Empty command');
     if (forbidden.includes(first)) throw new NoxError('forbidden_command', 'Forbidden command');
@@ -47,10 +47,9 @@ export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: r
   });
 }
 
-/** Splits as a POSIX shell splits words, and expands nothing. */
-function splitWords(cmd: string): string[] {
+function wordsOf(cmd: string): string[] {
   try {
-    return split(cmd);
+    return splitWords(cmd);
   } catch (cause) {
     throw new NoxError('unbalanced_quote', `cmd: ${(cause as Error).message}`, { cause });
   }

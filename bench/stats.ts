@@ -13,7 +13,7 @@ export function summarize(values: readonly number[]): Summary {
   return { n: sorted.length, min: sorted[0] ?? NaN, p50: quantile(sorted, 0.5), p99: quantile(sorted, 0.99) };
 }
 
-export function median(values: readonly number[]): number {
+function median(values: readonly number[]): number {
   return summarize(values).p50;
 }
 

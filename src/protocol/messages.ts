@@ -19,7 +19,7 @@ export const PATH_MAX = 4095;
 export const ARGUMENT_MAX = 131_071;
 export const ARGUMENTS_MAX_BYTES = 1024 * 1024;
 
-export const PythonProgram = Type.Object({
+const PythonProgram = Type.Object({
   kind: Type.Literal('python'),
   code: Type.String(),
   /** Path inside the workspace under which the code runs. Saved there when given; without it, `run.py` and not saved. */
@@ -27,7 +27,7 @@ export const PythonProgram = Type.Object({
   args: Type.Array(Type.String()),
 });
 
-export const CommandProgram = Type.Object({
+const CommandProgram = Type.Object({
   kind: Type.Literal('command'),
   argv: Type.Array(Type.String(), { minItems: 1 }),
 });

@@ -11,7 +11,6 @@ import {
   type Health,
   type PutResult,
   type RunEvent,
-  type RunResult,
 } from '../protocol/messages.ts';
 import type { Outcome } from '../protocol/outcome.ts';
 import { validator } from '../protocol/validate.ts';

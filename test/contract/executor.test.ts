@@ -293,7 +293,8 @@ describe('the end of the runner', () => {
   for (const [name, open] of Object.entries(TRANSPORTS)) {
     test(`${name}: runs under way end as cancelled, waiting and new ones are refused`, async () => {
       const runner = (await startRunner(config, log)).executor;
-      const { executor, close } = await open(runner, dir);
+      const connection = await open(runner, dir);
+      const { executor } = connection;
       const running = [
         collect(executor, shell('echo up > up1; sleep 60')),
         collect(executor, shell('echo up > up2; sleep 60')),
@@ -308,7 +309,7 @@ describe('the end of the runner', () => {
       await assert.rejects(waiting, rejectsWith('shutting_down'));
       await assert.rejects(collect(executor, shell('true')), rejectsWith('shutting_down'));
       assert.equal((await executor.health()).ok, false);
-      await close();
+      await connection.close();
       await rm(join(workspace, 'up1'));
       await rm(join(workspace, 'up2'));
     });

@@ -21,7 +21,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { stripVTControlCharacters } from 'node:util';
 
 export const SUITES = ['bookworm', 'trixie'] as const;
-export type Suite = (typeof SUITES)[number];
+type Suite = (typeof SUITES)[number];
 
 export interface BootOptions {
   readonly suite?: Suite;
@@ -86,7 +86,7 @@ export class Machine {
   readonly #pending = new Map<number, Pending>();
   #qemu: ChildProcess | undefined;
   #socket: Socket | undefined;
-  #hello: PromiseWithResolvers<void> | undefined;
+  #hello: PromiseWithResolvers<undefined> | undefined;
   #nextId = 1;
   #failed = false;
   #limitReached = false;
@@ -155,7 +155,7 @@ export class Machine {
   async start(): Promise<void> {
     if (this.#limitReached) throw this.#error('the machine has used up its time');
     const started = performance.now();
-    const hello = Promise.withResolvers<void>();
+    const hello = Promise.withResolvers<undefined>();
     // Whoever waits for it hears of a failure through the wait below; without a waiter it must not end the process.
     hello.promise.catch(() => undefined);
     this.#hello = hello;
@@ -281,7 +281,7 @@ export class Machine {
 
   #receive(line: string): void {
     const message = JSON.parse(line) as { hello: string } | (Answer & { id: number });
-    if ('hello' in message) this.#hello?.resolve();
+    if ('hello' in message) this.#hello?.resolve(undefined);
     else this.#pending.get(message.id)?.resolve(message);
   }
 

@@ -13,10 +13,6 @@ export function summarize(values: readonly number[]): Summary {
   return { n: sorted.length, min: sorted[0] ?? NaN, p50: quantile(sorted, 0.5), p99: quantile(sorted, 0.99) };
 }
 
-function median(values: readonly number[]): number {
-  return summarize(values).p50;
-}
-
 /** The value of nearest rank. */
 function quantile(sorted: readonly number[], q: number): number {
   return sorted[Math.max(0, Math.ceil(q * sorted.length) - 1)] ?? NaN;

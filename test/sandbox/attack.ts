@@ -75,8 +75,17 @@ export async function until(
 export function alive(marker: string): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .filter((pid) => read(`/proc/${pid}/cmdline`).includes(marker))
+    .filter((pid) => read(`/proc/${pid}/cmdline`).includes(marker) && !isSpare(pid))
     .map(Number);
+}
+
+/** A sandbox that was started ahead: bwrap and its process 1, which has nothing below it. */
+function isSpare(pid: string): boolean {
+  const children = (of: string) => read(`/proc/${of}/task/${of}/children`).split(' ').filter(Boolean);
+  return (
+    read(`/proc/${pid}/cmdline`).startsWith('/usr/bin/bwrap\0') &&
+    children(pid).flatMap(children).length === 0
+  );
 }
 
 export function read(path: string): string {

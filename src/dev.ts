@@ -10,7 +10,9 @@ import { dirname, join } from 'node:path';
 import { readEnvironment, type Defaults } from './config.ts';
 import { buildGateway } from './gateway/app.ts';
 import { listen } from './gateway/listen.ts';
+import { preloadGateway } from './gateway/preload.ts';
 import { fail, loadConfig, makeLog, onStop } from './main.ts';
+import { startedAsRoot } from './privilege.ts';
 import { explainFailure, prepareRunner, startRunner } from './runner/start.ts';
 import { developmentDefaults, stateDir } from './state.ts';
 import { connect } from './transport/in-process.ts';
@@ -35,6 +37,7 @@ const defaults: Defaults = {
 };
 const config = loadConfig('gateway', defaults);
 const log = makeLog(config.logLevel, 'nox');
+if (startedAsRoot) await preloadGateway(log);
 prepareRunner(config);
 
 try {

@@ -1,13 +1,15 @@
 /** The gateway as a process of its own: HTTP on one side, the runner's socket on the other. */
 import { fail, loadConfig, makeLog, onStop } from '../main.ts';
-import { dropRoot } from '../privilege.ts';
+import { dropRoot, startedAsRoot } from '../privilege.ts';
 import { connect } from '../transport/unix-socket.ts';
 import { buildGateway } from './app.ts';
 import { listen } from './listen.ts';
+import { preloadGateway } from './preload.ts';
 
 const config = loadConfig('gateway');
 const log = makeLog(config.logLevel, 'nox-api');
 // The runner's group is what opens its socket.
+if (startedAsRoot) await preloadGateway(log);
 dropRoot(config.apiUid, config.runUid);
 const app = await buildGateway({ ...config, executor: connect(config.runnerSocket), log });
 onStop(log, () => app.close());

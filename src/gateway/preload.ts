@@ -1,0 +1,36 @@
+/**
+ * Libraries load parts of themselves at their first use. A server that gives up root may not be able to read its own
+ * program afterwards (a clone in /root), so all of that must happen before: one of each kind of request is played
+ * through, without a socket.
+ */
+import type { Logger } from 'pino';
+import { NoxError } from '../protocol/errors.ts';
+import type { Executor } from '../protocol/executor.ts';
+import { buildGateway } from './app.ts';
+
+const refuse = () => Promise.reject(new NoxError('shutting_down', 'preload'));
+
+const NOBODY: Executor = {
+  run: () => ({ [Symbol.asyncIterator]: () => ({ next: refuse }) }),
+  put: async (_request, body) => {
+    for await (const chunk of body) if (chunk.length < 0) break;
+    return refuse();
+  },
+  health: () => Promise.resolve({ ok: true, status: 'ok' }),
+  close: () => Promise.resolve(),
+};
+
+export async function preloadGateway(log: Logger): Promise<void> {
+  const silent = log.child({}, { level: 'silent' });
+  const options = { token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024, log: silent };
+  const app = await buildGateway({ ...options, executor: NOBODY });
+  const headers = { authorization: 'Bearer preload' };
+  const form = '--b\r\ncontent-disposition: form-data; name="f"; filename="x"\r\n\r\nx\r\n--b--\r\n';
+  await app.inject({ url: '/health' });
+  await app.inject({ url: '/nothing' });
+  await app.inject({ method: 'POST', url: '/run_py', headers, payload: '{"code":""}' });
+  await app.inject({ method: 'POST', url: '/run_sh', headers, payload: '{' });
+  const multipart = { ...headers, 'content-type': 'multipart/form-data; boundary=b' };
+  await app.inject({ method: 'POST', url: '/put?path=x', headers: multipart, payload: form });
+  await app.close();
+}

@@ -26,6 +26,8 @@ export interface ServerOptions {
 export const TOKEN = 'test-token-0123456789';
 /** The id that a server started as root takes on (NOX_RUN_UID's default). */
 export const RUN_UID = process.getuid?.() === 0 ? 60_600 : (process.getuid?.() ?? 0);
+/** As in the Makefile. */
+const NODE_FLAGS = ['--max-semi-space-size=1'];
 const START_TIMEOUT_MS = 30_000;
 
 const dist = (name: string): string => fileURLToPath(new URL(`../../dist/${name}`, import.meta.url));
@@ -83,10 +85,13 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
   try {
     let address: RegExpExecArray;
     if (options.split === true) {
-      await start([dist('runner/main.js')], /"msg":"listening"/);
-      address = await start(['--jitless', dist('gateway/main.js')], /"address":"(http:[^"]+)"/);
+      await start([...NODE_FLAGS, dist('runner/main.js')], /"msg":"listening"/);
+      address = await start(
+        [...NODE_FLAGS, '--jitless', dist('gateway/main.js')],
+        /"address":"(http:[^"]+)"/,
+      );
     } else {
-      address = await start([dist('dev.js')], /Nox is listening on (\S+)/);
+      address = await start([...NODE_FLAGS, dist('dev.js')], /Nox is listening on (\S+)/);
     }
     return { url: address[1] ?? '', token: TOKEN, workspace, processes: children, log: () => log, stop };
   } catch (error) {

@@ -18,7 +18,11 @@ const EXISTS = (paths: readonly string[]): string =>
   `import os, json; print(json.dumps([p for p in ${py(paths)} if os.path.lexists(p)]))`;
 
 async function assertHidden(paths: readonly string[]): Promise<void> {
-  assert.notEqual(outside(EXISTS(paths)), '[]', 'nothing of this exists on this host');
+  // Looked for by this process itself: a clone in /root is closed to the server's own user.
+  assert(
+    paths.some((path) => existsSync(path)),
+    'nothing of this exists on this host',
+  );
   assert.deepEqual(await loot(server, EXISTS(paths)), []);
 }
 

@@ -11,6 +11,7 @@ import {
   type Health,
   type PutResult,
   type RunEvent,
+  type RunResult,
 } from '../protocol/messages.ts';
 import type { Outcome } from '../protocol/outcome.ts';
 import { validator } from '../protocol/validate.ts';
@@ -29,9 +30,9 @@ export interface LocalExecutorOptions {
 const OK: Health = { ok: true, status: 'ok' };
 /** How often a runner that cannot run code tries whether it can again. */
 const RETRY_MS = 1000;
-/** Conditions of a file system that say nothing about the request. */
 /** Outcomes that only a program that really ran can have. */
 const PROGRAM_RAN: ReadonlySet<Outcome> = new Set(['ok', 'failed', 'signaled', 'cpu_limit', 'process_limit']);
+/** Conditions of a file system that say nothing about the request. */
 const MACHINE_FULL = ['ENOSPC', 'EDQUOT'];
 
 const checkRun = validator(RunRequest);
@@ -70,13 +71,7 @@ export class LocalExecutor implements Executor {
       },
     )
       .then((result) => {
-        this.#judge(
-          result.outcome === 'sandbox_error'
-            ? 'broken'
-            : result.exitCode !== null || PROGRAM_RAN.has(result.outcome)
-              ? 'works'
-              : 'unknown',
-        );
+        this.#judge(verdictOf(result));
         log.info(
           { outcome: result.outcome, exitCode: result.exitCode, signal: result.signal, usage: result.usage },
           'run',
@@ -161,7 +156,7 @@ export class LocalExecutor implements Executor {
   }
 
   /** A broken sandbox makes the runner unhealthy; a program that ran to its own end makes it healthy again. */
-  #judge(verdict: 'works' | 'broken' | 'unknown'): void {
+  #judge(verdict: Verdict): void {
     if (verdict === 'works') this.#health = OK;
     if (verdict !== 'broken') return;
     this.#health = { ok: false, status: 'the sandbox does not start; the runner’s log has the reason' };
@@ -181,6 +176,14 @@ export class LocalExecutor implements Executor {
       // A full queue or a stop: the runs of others will tell. A failure has been judged where it was caught.
     }
   }
+}
+
+type Verdict = 'works' | 'broken' | 'unknown';
+
+/** What a run's end says of the sandbox: one that was cut short may never have had a program. */
+function verdictOf({ outcome, exitCode }: RunResult): Verdict {
+  if (outcome === 'sandbox_error') return 'broken';
+  return exitCode !== null || PROGRAM_RAN.has(outcome) ? 'works' : 'unknown';
 }
 
 /** execve(2)'s bounds, told before the run, not by a program that cannot start. */

@@ -13,7 +13,7 @@
 # close-on-exec, and this process is not dumpable, so that nobody can reach it through /proc/1 or ptrace.
 #
 #   1. "hello": namespaces stand, no code of a client has run. The runner may now move pid 1 into a cgroup.
-#   2. The plan arrives: a 32-bit length, then length-prefixed fields (see plan() in launch.ts).
+#   2. The plan arrives: a 32-bit length, then length-prefixed fields (see #encode in launch.ts).
 #   3. Own mount namespace: a /tmp and /dev/shm with a size, and the code bound over its name.
 #   4. All capabilities go, the seccomp filter comes. "started" is written. Fork; the child sets its limits, executes.
 #   5. When the program ends everything else in the namespace is killed and reaped, so that the times are complete;

@@ -86,6 +86,36 @@ export const SETTINGS = {
     shape: 'on or off',
     meaning: 'on lets /run_py map memory that is writable and executable (numba, torch.compile need it)',
   },
+  NOX_WARM: {
+    kind: 'text',
+    default: 'on',
+    pattern: SWITCH,
+    shape: 'on or off',
+    meaning: 'off gives every /run_py a new interpreter; on, a copy of one that stands ready',
+  },
+  NOX_PYTHON_PRELOAD: {
+    kind: 'text',
+    default: '',
+    pattern: /^[A-Za-z0-9_. ]*$/,
+    shape: 'names of Python packages, separated by spaces',
+    meaning: 'Packages of the interpreter that are loaded ahead, so that importing them costs a run nothing',
+  },
+  NOX_WARM_MEMORY: {
+    kind: 'number',
+    unit: 'bytes',
+    default: 512 * MIB,
+    minimum: MIB,
+    maximum: 16_384 * 1024 * MIB,
+    meaning: 'Memory of all idle warm interpreters; beyond it the longest unused are put away',
+  },
+  NOX_WARM_IDLE: {
+    kind: 'number',
+    unit: 'seconds',
+    default: 600,
+    minimum: 1,
+    maximum: 86_400,
+    meaning: 'How long a warm interpreter may be idle before it is put away',
+  },
   NOX_CGROUP: {
     kind: 'text',
     default: 'auto',
@@ -185,6 +215,12 @@ export interface Config {
   readonly runnerSocket: string;
   readonly python: string;
   readonly pythonJit: boolean;
+  readonly warm: {
+    readonly on: boolean;
+    readonly preload: string;
+    readonly memoryBytes: number;
+    readonly idleSeconds: number;
+  };
   readonly cgroup: 'auto' | 'required' | 'off';
   readonly runUid: number;
   readonly apiUid: number;
@@ -274,6 +310,12 @@ function assemble(values: Values): Config {
     runnerSocket: text('NOX_RUNNER_SOCKET'),
     python: text('NOX_PYTHON'),
     pythonJit: text('NOX_PYTHON_JIT') === 'on',
+    warm: {
+      on: text('NOX_WARM') === 'on',
+      preload: text('NOX_PYTHON_PRELOAD').trim(),
+      memoryBytes: number('NOX_WARM_MEMORY'),
+      idleSeconds: number('NOX_WARM_IDLE'),
+    },
     cgroup: text('NOX_CGROUP') as Config['cgroup'],
     runUid: number('NOX_RUN_UID'),
     apiUid: number('NOX_API_UID'),

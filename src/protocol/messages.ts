@@ -25,6 +25,8 @@ const PythonProgram = Type.Object({
   /** Path inside the workspace under which the code runs. Saved there when given; without it, `run.py` and not saved. */
   filename: Type.Optional(Type.String({ minLength: 1, maxLength: PATH_MAX })),
   args: Type.Array(Type.String()),
+  /** A new interpreter, where otherwise a copy of a warm one may run the code. */
+  fresh: Type.Optional(Type.Boolean()),
 });
 
 const CommandProgram = Type.Object({

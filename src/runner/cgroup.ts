@@ -88,8 +88,11 @@ export class CgroupMeter implements Meter {
     }
   }
 
+  /** A move takes one process: then init's children, who were born before it. Those born after it are in the group. */
   readonly attach = (pid1: number): void => {
     this.#write('cgroup.procs', pid1);
+    const children = readFileSync(`/proc/${String(pid1)}/task/${String(pid1)}/children`, 'utf8');
+    for (const pid of children.split(' ').filter(Boolean)) this.#write('cgroup.procs', Number(pid));
   };
 
   sample(): Sample {

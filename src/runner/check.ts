@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import type { Config } from '../config.ts';
 import type { CgroupState } from './cgroup.ts';
-import { BWRAP, choosePython, PERL, readable, virtualEnvironment } from './host.ts';
+import { BWRAP, choosePython, readable, virtualEnvironment } from './host.ts';
 import { currentArch } from './seccomp/compile.ts';
 
 export interface Check {
@@ -27,10 +27,10 @@ export function runChecks(config: Config, cgroup: CgroupState): Check[] {
     notRoot(),
     seccomp(),
     bwrap(),
-    attempt('perl', () => program(PERL, '-e', 'print $^V'), 'apt-get install perl-base'),
     userNamespaces(),
     workspace(config.sandbox),
     interpreter(choosePython(config.python)),
+    preload(choosePython(config.python), config.warm),
     cgroupCheck(config, cgroup),
   ];
 }
@@ -186,6 +186,20 @@ function interpreter(python: string): Check {
         throw new Error(`${python} is ${path}, which runs cannot see`);
       }
       return `${python} (Python ${version})`;
+    },
+    remedy,
+  );
+}
+
+function preload(python: string, warm: Config['warm']): Check {
+  const remedy = `install the packages of NOX_PYTHON_PRELOAD for ${python} (${JSON.stringify(warm.preload)}), or take out what it cannot import`;
+  return attempt(
+    'preload',
+    () => {
+      if (!warm.on) return 'off (NOX_WARM=off)';
+      const code = 'import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]';
+      if (warm.preload !== '') program(python, '-c', code, ...warm.preload.split(/\s+/));
+      return warm.preload || 'no packages';
     },
     remedy,
   );

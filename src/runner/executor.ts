@@ -93,7 +93,8 @@ export class LocalExecutor implements Executor {
         yield event;
       }
     } finally {
-      leave.abort();
+      // With a reason: without one an exception is made, with its stack, for nobody.
+      leave.abort('left');
       await done;
     }
   }
@@ -103,8 +104,9 @@ export class LocalExecutor implements Executor {
     if (this.#closing.signal.aborted) throw new NoxError('shutting_down', 'The server is stopping');
     // Before the body: a wrong path must not cost an upload.
     pathNames(path);
-    const { workspace, disk } = this.#options.context;
+    const { workspace, placeholder, disk } = this.#options.context;
     const log = this.#options.log.child({ requestId: id });
+    placeholder.remove();
     await disk.refresh(this.#options.maxUploadBytes);
     const work = workspace.write(
       path,
@@ -136,6 +138,7 @@ export class LocalExecutor implements Executor {
     clearTimeout(this.#retry);
     // What was counted as it waited for its slot is counted again as it runs.
     while (this.#live.size > 0) await Promise.allSettled(this.#live);
+    this.#options.context.placeholder.remove();
     await this.#options.context.launcher.close();
   }
 

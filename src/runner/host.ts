@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import { ROOT_DIRS } from './sandbox.ts';
 
 export const BWRAP = '/usr/bin/bwrap';
-export const PERL = '/usr/bin/perl';
 const SYSTEM_PYTHON = '/usr/bin/python3';
 const INSTALLED_PYTHON = '/opt/nox/.venv/bin/python3';
 

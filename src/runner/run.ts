@@ -25,6 +25,7 @@ const DEFAULT_SCRIPT = 'run.py';
 export interface RunContext {
   readonly launcher: Launcher;
   readonly workspace: Workspace;
+  readonly placeholder: Placeholder;
   readonly disk: DiskWatch;
   readonly python: string;
   readonly writeXorExecute: boolean;
@@ -48,6 +49,7 @@ const LIMIT_OF: Partial<Record<Outcome, LimitName>> = {
 
 /** The kernel's CPU limit counts whole ticks, its accounts are finer: what was used may look like less than the limit. */
 const CPU_LIMIT_NEAR = 0.5;
+const PLACEHOLDER_MS = 100;
 /** How often a run looks for a place for its code while other runs of its workspace take it away. */
 const PLACING_TRIES = 20;
 
@@ -68,6 +70,8 @@ export async function executeRun(
     try {
       const result = await new Run(context, order, emit).execute(placed, signal);
       if (result !== undefined) return result;
+      // Another run took the file away.
+      context.placeholder.remove();
     } finally {
       placed.release();
     }
@@ -75,23 +79,63 @@ export async function executeRun(
   throw new NoxError('workspace_conflict', 'Other runs of the workspace keep removing the file of the code');
 }
 
+/**
+ * The file on which code without a name is mounted, kept for a moment: the next run is likely to need it again, and
+ * to unlink a file that is mounted on, be it in a dying namespace, waits for the whole kernel (an RCU grace period).
+ * Gone before anything runs, is put or is listed that could see it.
+ */
+export class Placeholder {
+  readonly #workspace: Workspace;
+  #name: string | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(workspace: Workspace) {
+    this.#workspace = workspace;
+  }
+
+  /** @returns its name, to be released as one that was claimed of the workspace */
+  claim(): string {
+    this.#name ??= this.#workspace.claim(DEFAULT_SCRIPT);
+    this.#workspace.hold(this.#name);
+    this.#timer ??= setTimeout(() => {
+      this.remove();
+    }, PLACEHOLDER_MS);
+    this.#timer.refresh();
+    return this.#name;
+  }
+
+  /** At once, or with the last run that has its code there. */
+  remove(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#name !== undefined) this.#workspace.release(this.#name);
+    this.#name = undefined;
+  }
+}
+
 interface PlacedProgram {
   readonly argv: readonly string[];
   readonly script?: { readonly name: string; readonly code: string };
   readonly python: boolean;
+  /** A new interpreter was asked for. */
+  readonly fresh: boolean;
   release(): void;
 }
 
 /** Gives Python code its place in the workspace: saved under the name that was asked for, or standing in for none. */
 async function placeProgram(context: RunContext, program: RunRequest['program']): Promise<PlacedProgram> {
   context.workspace.prepare();
-  if (program.kind === 'command') return { argv: program.argv, python: false, release: () => undefined };
+  if (program.kind === 'command') {
+    context.placeholder.remove();
+    return { argv: program.argv, python: false, fresh: true, release: () => undefined };
+  }
   const { workspace, python } = context;
   const { code, filename, args } = program;
   let name: string;
   if (filename === undefined) {
-    name = workspace.claim(DEFAULT_SCRIPT);
+    name = context.placeholder.claim();
   } else {
+    context.placeholder.remove();
     await context.disk.refresh(Buffer.byteLength(code));
     const { saved } = await workspace.write(filename, [Buffer.from(code)], context.disk);
     name = relative(workspace.path, saved);
@@ -102,6 +146,7 @@ async function placeProgram(context: RunContext, program: RunRequest['program'])
     argv: [python, `${workspace.path}/${shown}`, ...args],
     script: { name, code },
     python: true,
+    fresh: program.fresh === true,
     release: () => {
       workspace.release(name);
     },
@@ -185,6 +230,7 @@ class Run {
     const { python, workspace, writeXorExecute } = this.#context;
     return {
       workspace: workspace.path,
+      kind: placed.python && !placed.fresh ? 'python' : 'command',
       argv: placed.argv,
       env: environment(python),
       script: placed.script,
@@ -246,7 +292,7 @@ function reasonOf(end: LaunchEnd): string {
 }
 
 /** All that a program finds in its environment. */
-function environment(python: string): Record<string, string> {
+export function environment(python: string): Record<string, string> {
   const bin = python.startsWith('/usr/') ? '' : `${python.slice(0, python.lastIndexOf('/'))}:`;
   return { PATH: `${bin}/usr/local/bin:/usr/bin:/bin`, HOME: '/tmp', LANG: 'C.UTF-8', TMPDIR: '/tmp' };
 }

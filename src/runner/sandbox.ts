@@ -2,8 +2,8 @@
  * The sandbox that bubblewrap builds: a pure function from what a run needs to bwrap's arguments.
  *
  * What is not listed here does not exist for a run: no /home, /root, /opt, /var, /srv, /sys, no host /etc beyond
- * ETC. `init.pl` adds what needs a place of its own in each run (/tmp, /dev/shm, the code) and takes away the two
- * capabilities that it is given for that, before any program starts.
+ * ETC. `zygote.py` adds what needs a place of its own in each run (/tmp, /proc, /dev/shm, the code). Of the capabilities
+ * that it is given for that (in the sandbox's user namespace) a run has none: its own namespace is below.
  */
 
 /**
@@ -36,6 +36,8 @@ export interface SandboxPlan {
   readonly workspace: string;
   /** Directory with the files of OWN_ETC. */
   readonly etcDir: string;
+  /** Where the zygote's program is, and where the zygote is to see it. */
+  readonly zygote?: { readonly from: string; readonly at: string } | undefined;
   /** Entries of the host's root that are links into /usr on a merged-usr system: name → target. */
   readonly rootLinks: ReadonlyMap<string, string>;
   /** Entries of ETC that exist on this host. */
@@ -69,10 +71,16 @@ export function sandboxArguments(plan: SandboxPlan): string[] {
     ...['--hostname', 'nox', '--uid', '1000', '--gid', '1000'],
     // A new session has no controlling terminal: TIOCSTI has nothing to push into.
     ...['--die-with-parent', '--new-session', '--as-pid-1'],
-    ...['--cap-drop', 'ALL', '--cap-add', 'CAP_SYS_ADMIN', '--cap-add', 'CAP_SETPCAP'],
+    // For mounts and namespaces, for its network namespaces, and for giving capabilities up.
+    ...[
+      '--cap-drop',
+      'ALL',
+      ...['CAP_SYS_ADMIN', 'CAP_NET_ADMIN', 'CAP_SETPCAP'].flatMap((name) => ['--cap-add', name]),
+    ],
     ...['--ro-bind', '/usr', '/usr', '--perms', '0755', '--dir', '/etc', ...roots, ...etc, ...ownEtc],
     ...['--proc', '/proc', '--dev', '/dev', '--dir', '/tmp', '--dir', '/run'],
     ...(plan.venv === undefined ? [] : ['--ro-bind', plan.venv, plan.venv]),
+    ...(plan.zygote === undefined ? [] : ['--ro-bind', plan.zygote.from, plan.zygote.at]),
     ...['--bind', plan.workspace, plan.workspace],
     // Both are tmpfs without a size, owned by the run's user: writable they would be memory that no limit sees.
     ...['--remount-ro', '/dev', '--remount-ro', '/'],

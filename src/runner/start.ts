@@ -7,9 +7,9 @@ import { runChecks, type Check } from './check.ts';
 import { DiskWatch } from './disk.ts';
 import { LocalExecutor } from './executor.ts';
 import { choosePython } from './host.ts';
-import { ColdLauncher } from './launch.ts';
+import { ZygoteLauncher } from './launcher.ts';
 import { ProcMeter } from './meter.ts';
-import type { RunContext } from './run.ts';
+import { environment, Placeholder, type RunContext } from './run.ts';
 import { Workspace } from './workspace.ts';
 
 export interface StartedRunner {
@@ -70,8 +70,15 @@ async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Pr
   });
   await disk.count();
   return {
-    launcher: await ColdLauncher.create({ slots: config.slots, python, cgroup: cgroup.available }),
+    launcher: await ZygoteLauncher.create({
+      python,
+      env: environment(python),
+      cgroup: cgroup.available,
+      tmpBytes: config.limits.tmpBytes,
+      warm: config.warm,
+    }),
     workspace,
+    placeholder: new Placeholder(workspace),
     disk,
     python,
     writeXorExecute: !config.pythonJit,

@@ -15,6 +15,7 @@ import {
   fsyncSync,
   ftruncateSync,
   futimesSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -33,9 +34,10 @@ import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { NAME_MAX, PATH_MAX } from '../protocol/messages.ts';
-import { O_PATH } from './pipes.ts';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants;
+/** open(2); Node does not export it. The same on x86_64 and aarch64. */
+const O_PATH = 0o10000000;
 /** path_resolution(7): the kernel's own bound. */
 const LINKS_MAX = 40;
 const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;
@@ -480,12 +482,26 @@ function unlinkIfPossible(path: string, dir?: number): void {
   }
 }
 
-/** Removes `name` only if it is a placeholder of ours and nobody has written to it. */
+/**
+ * Removes `name` only if it is a placeholder of ours and nobody has written to it. Somebody may do so at this moment:
+ * so it is moved aside, looked at again, and put back if it is not what it was.
+ */
 function removePlaceholder(root: number, name: string): void {
-  const stats = lstatSync(at(root, name), { throwIfNoEntry: false });
-  if (stats?.isFile() === true && stats.size === 0 && stats.mtimeMs === PLACEHOLDER_TIME * 1000) {
-    unlinkIfThere(at(root, name));
+  if (!isPlaceholder(at(root, name))) return;
+  const aside = at(root, `.nox-${randomBytes(12).toString('hex')}.tmp`);
+  renameSync(at(root, name), aside);
+  try {
+    // Fails if a new file has the name by now, which is then the later one.
+    if (!isPlaceholder(aside)) linkSync(aside, at(root, name));
+  } catch (error) {
+    if (errorCode(error) !== 'EEXIST') throw error;
   }
+  unlinkIfThere(aside);
+}
+
+function isPlaceholder(path: string): boolean {
+  const stats = lstatSync(path, { throwIfNoEntry: false });
+  return stats?.isFile() === true && stats.size === 0 && stats.mtimeMs === PLACEHOLDER_TIME * 1000;
 }
 
 function unlinkIfThere(path: string): void {

@@ -55,7 +55,7 @@ export async function serve(
 async function answer(executor: Executor, socket: Socket, maxRequestBytes: number): Promise<void> {
   const gone = new AbortController();
   socket.once('close', () => {
-    gone.abort();
+    gone.abort('closed');
   });
   // A peer that vanished shows as 'close'; its error says no more.
   socket.on('error', () => undefined);

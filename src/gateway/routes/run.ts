@@ -16,6 +16,7 @@ const RunPyBody = Type.Object({
   filename: Type.Optional(Type.String()),
   args: Type.Optional(Type.Array(Type.String())),
   stdin: Type.Optional(Type.String()),
+  fresh: Type.Optional(Type.Boolean()),
 });
 const RunShBody = Type.Object({
   cmd: Type.Union([Type.String(), Type.Array(Type.String())]),
@@ -26,13 +27,14 @@ const checkSh = validator(RunShBody);
 
 export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: readonly string[]): void {
   app.post('/run_py', async (request, reply) => {
-    const { code, filename, args, stdin } = checkPy(request.body);
+    const { code, filename, args, stdin, fresh } = checkPy(request.body);
     if (filename === '') throw new NoxError('invalid_path', 'filename: is empty');
     const program = {
       kind: 'python' as const,
       code,
       args: args ?? [],
       ...(filename === undefined ? {} : { filename }),
+      ...(fresh === undefined ? {} : { fresh }),
     };
     return answer(executor, { id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
   });

@@ -1,0 +1,305 @@
+/**
+ * Who makes runs: a zygote for each workspace that is in use, and in it a spare for each slot that was used lately.
+ *
+ * - A run takes the spare of its slot, or waits until one is made; when it has ended, the next is made.
+ * - A zygote is replaced when it has served enough runs, has lived long enough, has grown, or shows what has been
+ *   replaced on the host. The new one is started beside it and takes over when it is ready; the old one ends with its
+ *   last run. One that has died is replaced by the run that finds out; no run fails for it that had not begun.
+ * - Zygotes of workspaces that nobody uses are put away: after a time, and the longest unused first when all of them
+ *   hold more memory than they may.
+ */
+import { readFileSync, statSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { readable, rootLinks, virtualEnvironment } from './host.ts';
+import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from './launch.ts';
+import { encodePlan } from './plan.ts';
+import { ETC, OWN_ETC, sandboxArguments } from './sandbox.ts';
+import { compileSeccomp, currentArch, loadProfile } from './seccomp/compile.ts';
+import { type Spare, ZygoteFailure } from './spare.ts';
+import { WarmWorkspace } from './warm-workspace.ts';
+import { Zygote, ZYGOTE_DIR } from './zygote.ts';
+
+export interface LauncherOptions {
+  readonly python: string;
+  /** What runs find in their environment, and so the interpreter that they are copied from. */
+  readonly env: Readonly<Record<string, string>>;
+  /** Memory is counted per run by a cgroup; without one, memory that no process maps is refused by seccomp. */
+  readonly cgroup: boolean;
+  readonly tmpBytes: number;
+  readonly warm: WarmOptions;
+}
+
+interface WarmOptions {
+  /** Python code runs in a copy of a warm interpreter, not in a new one. */
+  readonly on: boolean;
+  /** Packages to load ahead, names separated by spaces. */
+  readonly preload: string;
+  /** What all zygotes together may hold. */
+  readonly memoryBytes: number;
+  /** After this a zygote without a run is put away. */
+  readonly idleSeconds: number;
+}
+
+const HOUSEKEEPING_MS = 5000;
+/** A spare of a slot that has not been used for this long costs more than it brings. */
+const SPARE_IDLE_MS = 60_000;
+const TRIES = 3;
+
+/** Read at once: later the server may be a user who cannot read its own program. */
+const PROFILE = loadProfile();
+const ZYGOTE = readFileSync(new URL('./zygote.py', import.meta.url), 'utf8');
+const PRIVATE_DIR = 'nox-runner-';
+/** The program that a zygote is stopped in front of; run.ts gives code this name unless it is asked for another. */
+const PROGRAM = 'run.py';
+
+export class ZygoteLauncher implements Launcher {
+  readonly #dir: string;
+  readonly #options: LauncherOptions;
+  readonly #makeZygote: (workspace: string) => Zygote;
+  readonly #shown: readonly string[];
+  readonly #active = new Map<string, WarmWorkspace>();
+  /** Every zygote that is alive, those that are being replaced included. */
+  readonly #all = new Set<WarmWorkspace>();
+  readonly #housekeeping: NodeJS.Timeout;
+  #closed = false;
+
+  /** @throws when the private directory cannot be made, or the machine's architecture is not supported */
+  static async create(options: LauncherOptions): Promise<ZygoteLauncher> {
+    await sweepPrivateDirs();
+    const dir = await mkdtemp(join(tmpdir(), `${PRIVATE_DIR}${process.pid}-`));
+    await chmod(dir, 0o700);
+    await mkdir(join(dir, 'etc'));
+    await mkdir(join(dir, 'zygote'));
+    await writeFile(join(dir, 'zygote', 'sitecustomize.py'), ZYGOTE);
+    for (const [name, text] of Object.entries(OWN_ETC)) await writeFile(join(dir, 'etc', name), text);
+    return new ZygoteLauncher(dir, options);
+  }
+
+  private constructor(dir: string, options: LauncherOptions) {
+    this.#dir = dir;
+    this.#options = options;
+    const venv = virtualEnvironment(options.python);
+    this.#shown = venv === undefined ? [] : [venv];
+    const host = {
+      etcDir: join(dir, 'etc'),
+      zygote: { from: join(dir, 'zygote'), at: ZYGOTE_DIR },
+      rootLinks: rootLinks(),
+      etc: ETC.filter(readable),
+      venv,
+    };
+    const arch = currentArch();
+    const unaccountedMemory = options.cgroup ? ('allow' as const) : ('deny' as const);
+    const filters = {
+      open: compileSeccomp(PROFILE, arch, { writeXorExecute: false, unaccountedMemory }),
+      strict: compileSeccomp(PROFILE, arch, {
+        writeXorExecute: true,
+        unaccountedMemory,
+      }),
+    };
+    const { env, tmpBytes, warm, python } = options;
+    this.#makeZygote = (workspace) =>
+      new Zygote({
+        argv: [...sandboxArguments({ ...host, workspace }), python, `${workspace}/${PROGRAM}`],
+        ...{ env, workspace, shown: this.#shown, tmpBytes, filters, preload: warm.on ? warm.preload : '' },
+      });
+    this.#housekeeping = setInterval(() => {
+      this.#tidy();
+    }, HOUSEKEEPING_MS).unref();
+  }
+
+  launch(slot: number, plan: LaunchPlan, sink: OutputSink): LaunchedRun {
+    return new Run(slot, this.#cold(plan), sink, this.#options.cgroup, () => this.#use(plan.workspace));
+  }
+
+  /** Starts the zygote of a workspace that is about to be used. */
+  async wake(workspace: string): Promise<void> {
+    await this.#use(workspace).zygote.ready;
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#housekeeping);
+    for (const each of this.#all) each.zygote.kill();
+    await Promise.all([...this.#all].map((each) => each.zygote.ended));
+    await rm(this.#dir, { recursive: true, force: true });
+  }
+
+  /** With NOX_WARM=off every interpreter is a new one. */
+  #cold(plan: LaunchPlan): LaunchPlan {
+    return this.#options.warm.on ? plan : { ...plan, kind: 'command' };
+  }
+
+  /** The zygote of a workspace, started if there is none that serves. */
+  #use(workspace: string): WarmWorkspace {
+    const shows = this.#identity(workspace);
+    const warm = this.#active.get(workspace);
+    if (warm?.zygote.alive === true && warm.shows === shows && !warm.failed) {
+      if (warm.worn && warm.successor === undefined) this.#succeed(warm, workspace);
+      return warm;
+    }
+    warm?.retire();
+    const fresh = this.#start(workspace, shows);
+    this.#active.set(workspace, fresh);
+    return fresh;
+  }
+
+  #succeed(old: WarmWorkspace, workspace: string): void {
+    const next = this.#start(workspace, old.shows);
+    old.successor = next;
+    next.zygote.ready.then(
+      () => {
+        if (this.#active.get(workspace) !== old) {
+          next.retire();
+          return;
+        }
+        this.#active.set(workspace, next);
+        next.prepareLike(old);
+        old.retire();
+      },
+      () => {
+        old.successor = undefined;
+      },
+    );
+  }
+
+  #start(workspace: string, shows: string): WarmWorkspace {
+    if (this.#closed) throw new ZygoteFailure('the server is stopping');
+    const warm = new WarmWorkspace(this.#makeZygote(workspace), shows);
+    this.#all.add(warm);
+    void warm.zygote.ended.then(() => {
+      this.#all.delete(warm);
+      if (this.#active.get(workspace) === warm) this.#active.delete(workspace);
+    });
+    // One more needs room; those that stand have their spares by now, and can be measured.
+    setTimeout(() => {
+      this.#keepToBudget();
+    }, 1).unref();
+    return warm;
+  }
+
+  /** Changes when something that is bound into the sandbox, or the interpreter, has been replaced by another. */
+  #identity(workspace: string): string {
+    return [workspace, ...this.#shown, this.#options.python]
+      .map((path) => statSync(path, { throwIfNoEntry: false }))
+      .map((stats) => `${stats?.dev}:${stats?.ino}`)
+      .join();
+  }
+
+  #tidy(): void {
+    const now = performance.now();
+    for (const [workspace, warm] of this.#active) {
+      if (warm.running > 0) continue;
+      warm.lookIfUsed();
+      warm.dropIdleSpares(now - SPARE_IDLE_MS);
+      const idle = now - warm.lastUsed > this.#options.warm.idleSeconds * 1000;
+      // One that is worn and idle is started again by its next run, if there is one.
+      if (idle || (warm.worn && now - warm.lastUsed > HOUSEKEEPING_MS)) {
+        this.#active.delete(workspace);
+        warm.retire();
+      }
+    }
+    this.#keepToBudget();
+  }
+
+  #keepToBudget(): void {
+    const idle = [...this.#active].filter(([, warm]) => warm.running === 0);
+    idle.sort(([, a], [, b]) => a.lastUsed - b.lastUsed);
+    let held = [...this.#active.values()].reduce((sum, warm) => sum + warm.bytes, 0);
+    for (const [workspace, warm] of idle) {
+      // The last one stays: without it every run would be the first.
+      if (held <= this.#options.warm.memoryBytes || this.#active.size === 1) return;
+      held -= warm.bytes;
+      this.#active.delete(workspace);
+      warm.retire();
+    }
+  }
+}
+
+class Run implements LaunchedRun {
+  readonly ended: Promise<LaunchEnd>;
+  readonly #killed = Promise.withResolvers<undefined>();
+  #isKilled = false;
+  #spare: Spare | undefined;
+
+  constructor(slot: number, plan: LaunchPlan, sink: OutputSink, cgroup: boolean, use: () => WarmWorkspace) {
+    this.ended = this.#run(slot, plan, sink, cgroup, use);
+  }
+
+  pid1(): number | undefined {
+    return this.#spare?.pid1;
+  }
+
+  kill(): void {
+    this.#isKilled = true;
+    this.#killed.resolve(undefined);
+    this.#spare?.kill();
+  }
+
+  async #run(
+    slot: number,
+    plan: LaunchPlan,
+    sink: OutputSink,
+    cgroup: boolean,
+    use: () => WarmWorkspace,
+  ): Promise<LaunchEnd> {
+    let reason = '';
+    for (let attempt = 0; attempt < TRIES && !this.#isKilled; attempt += 1) {
+      let warm: WarmWorkspace | undefined;
+      try {
+        warm = use();
+        const taken = warm.take(slot);
+        const spare = taken instanceof Promise ? await this.#unlessKilled(taken) : taken;
+        if (spare === undefined) break;
+        this.#spare = spare;
+        if (this.#wasKilled()) spare.kill();
+        else joinLimits(spare, plan);
+        const end = await spare.run(encodePlan(plan, cgroup), plan.stdin, sink);
+        // A cgroup can be removed only when init has left it too.
+        if (plan.onNamespaces !== undefined) await spare.gone;
+        return end;
+      } catch (error) {
+        this.#spare?.kill();
+        reason = error instanceof Error ? error.message : String(error);
+        if (!(error instanceof ZygoteFailure)) break;
+      } finally {
+        warm?.release(slot);
+      }
+    }
+    return this.#isKilled ? { kind: 'killed' } : { kind: 'broken', reason };
+  }
+
+  /** A call, because it changes while we wait. */
+  #wasKilled(): boolean {
+    return this.#isKilled;
+  }
+
+  async #unlessKilled(coming: Promise<Spare>): Promise<Spare | undefined> {
+    const spare = await Promise.race([coming, this.#killed.promise]);
+    if (spare === undefined) void coming.then(discard, () => undefined);
+    return spare;
+  }
+}
+
+/** One that comes too late belongs to nobody. */
+function discard(spare: Spare): void {
+  spare.kill();
+}
+
+/** Without its limits a run must not begin: it is killed before it has its plan. */
+function joinLimits(spare: Spare, plan: LaunchPlan): void {
+  if (plan.onNamespaces === undefined) return;
+  const { pid1 } = spare;
+  if (pid1 === undefined) throw new Error('process 1 of the run cannot be found in /proc');
+  plan.onNamespaces(pid1);
+}
+
+/** Removes what runners that were killed have left. Another user's is not ours to remove, and cannot be. */
+async function sweepPrivateDirs(): Promise<void> {
+  for (const name of await readdir(tmpdir())) {
+    const pid = /^nox-runner-(\d+)-/.exec(name)?.[1];
+    if (pid === undefined || readable(`/proc/${pid}`)) continue;
+    await rm(join(tmpdir(), name), { recursive: true, force: true }).catch(() => undefined);
+  }
+}

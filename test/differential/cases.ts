@@ -5,6 +5,7 @@
  * The first part of a name is its topic.
  */
 import { readdirSync, readFileSync } from 'node:fs';
+import { ENDINGS } from './endings.ts';
 
 export interface Case {
   readonly name: string;
@@ -116,6 +117,9 @@ export const OPTIONS: Readonly<Record<string, Options>> = {
   'shell-stdin.sh': { stdin: LINES },
   'shell-stdin-cat.sh': { stdin: '\0\x01 ü\r\n\ttab\x7f' },
   'shell-case-and-select.sh': { stdin: 'x\n2\n' },
+  'interpreter-arguments.py': { args: ['-c', '', 'größe 漢字', '--', '-W', 'error'] },
+  'interpreter-streams-stdin.py': { stdin: LINES },
+  'interpreter-descriptors-stdin.py': { stdin: LINES },
   'main-pdb.py': { stdin: 'p x, y\nwhere\nn\nq\n' },
 };
 
@@ -159,6 +163,19 @@ const dies = (signal: string) =>
   `import os, signal\nprint('before', flush=True)\nos.kill(os.getpid(), signal.SIG${signal})\nprint('after')\n`;
 
 const NESTED = 400;
+
+/** Modules that an interpreter has loaded for itself or for us, or that many programs load. */
+const SHADOWED = [
+  'ctypes',
+  'select',
+  'socket',
+  'random',
+  'threading',
+  'sitecustomize',
+  'struct',
+  'numpy',
+  'string',
+];
 
 const EXACT: readonly Case[] = [
   ...EXITS.map(([name, value]) =>
@@ -278,6 +295,36 @@ const EXACT: readonly Case[] = [
     },
   ),
 
+  python(
+    'filename-shadows-what-was-loaded',
+    SHADOWED.map(
+      (name) => `import ${name}\nprint(${name}.__file__.rsplit('/', 2)[-2:], ${name}.MINE)\n`,
+    ).join('') +
+      "import os, sys\nprint(os.__name__, hasattr(os, 'MINE'), sys.path[0] == os.path.dirname(__file__))\n",
+    {
+      filename: 'differential_shadow/main.py',
+      files: Object.fromEntries(
+        SHADOWED.map((name) => [`differential_shadow/${name}.py`, `MINE = '${name}'\n`]),
+      ),
+    },
+  ),
+  python(
+    'filename-shadows-by-package',
+    'import ctypes, ctypes.util\nprint(ctypes.MINE, ctypes.util.MINE)\nimport multiprocessing\n',
+    {
+      filename: 'differential_shadow_package/main.py',
+      files: {
+        'differential_shadow_package/ctypes/__init__.py': "MINE = 'package'\n",
+        'differential_shadow_package/ctypes/util.py': "MINE = 'module of the package'\n",
+        'differential_shadow_package/multiprocessing.py': "raise ImportError('not today')\n",
+      },
+    },
+  ),
+  python('filename-arguments', 'import sys\nprint(sys.orig_argv, sys.argv, sys.path[0])\n', {
+    filename: 'differential_arguments/größe.py',
+    args: ['a', '', '-b'],
+  }),
+
   shell('bytes-shell-empty', ''),
   shell('bytes-shell-crlf', 'echo one\r\nfalse\r\necho two\r\n'),
   shell('bytes-shell-no-newline', 'echo a; echo b >&2; false'),
@@ -298,4 +345,8 @@ const FROM_FILES: readonly Case[] = PROGRAM_FILES.map((file) => ({
   ...OPTIONS[file],
 }));
 
-export const CASES: readonly Case[] = [...FROM_FILES, ...EXACT];
+const ENDING: readonly Case[] = Object.entries(ENDINGS).map(([name, code]) =>
+  python(`ending-${name}`, `${code}\n`),
+);
+
+export const CASES: readonly Case[] = [...FROM_FILES, ...EXACT, ...ENDING];

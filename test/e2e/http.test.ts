@@ -422,3 +422,21 @@ for (const split of [false, true]) {
     });
   });
 }
+
+test('descriptors: output that ended early is not read again, when its number is another connection', async () => {
+  const server = await startServer({ split: true });
+  try {
+    const code = (word: string) =>
+      `import os, time; os.write(1, b'${word}'); os.close(1); os.close(2); time.sleep(0.02)`;
+    const client = async (number: number) => {
+      for (let round = 0; round < 12; round += 1) {
+        const word = `${String(number)}-${String(round)}`;
+        const { status, body } = await runPy(server, code(word));
+        assert.deepEqual([status, body.stdout, body.stderr], [200, word, '']);
+      }
+    };
+    await Promise.all(Array.from({ length: 16 }, (_, number) => client(number)));
+  } finally {
+    await server.stop();
+  }
+});

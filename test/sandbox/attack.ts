@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { currentArch, loadSyscalls } from '../../src/runner/seccomp/profile.ts';
 import { RUN_UID, runPy, type Server } from '../support/server.ts';
@@ -73,19 +73,47 @@ export async function until(
 
 /** Host pids of all processes that have `marker` in their command line, zombies and dying ones excluded. */
 export function alive(marker: string): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .filter((pid) => read(`/proc/${pid}/cmdline`).includes(marker) && !isSpare(pid))
-    .map(Number);
+  return pids().filter((pid) => read(`/proc/${String(pid)}/cmdline`).includes(marker));
 }
 
-/** A sandbox that was started ahead: bwrap and its process 1, which has nothing below it. */
-function isSpare(pid: string): boolean {
-  const children = (of: string) => read(`/proc/${of}/task/${of}/children`).split(' ').filter(Boolean);
-  return (
-    read(`/proc/${pid}/cmdline`).startsWith('/usr/bin/bwrap\0') &&
-    children(pid).flatMap(children).length === 0
-  );
+/** Prints in which pid namespace a run is and when that began, by which the host finds all that is alive of it. */
+export const NAMESPACE = `import os; print(os.readlink('/proc/self/ns/pid'), open('/proc/1/stat').read().rsplit(')')[1].split()[19], flush=True)`;
+/** The same for the shell. */
+export const SAY_NAMESPACE = 'echo $(readlink /proc/self/ns/pid) $(cut -d" " -f22 /proc/1/stat)';
+
+/**
+ * Host pids of all processes of a run, process 1 included. The kernel gives the name of a namespace that is gone to
+ * the next one: its process 1 is younger.
+ */
+export function aliveIn(output: string): number[] {
+  const said = /^(pid:\[\d+\]) (\d+)$/m.exec(output);
+  assert.ok(said !== null, `no namespace in ${output}`);
+  const found = pids().filter((pid) => {
+    try {
+      return readlinkSync(`/proc/${String(pid)}/ns/pid`) === said[1];
+    } catch {
+      return false;
+    }
+  });
+  const init = found.find((pid) => /^NSpid:.*\t1$/m.test(read(`/proc/${String(pid)}/status`)));
+  const began = read(`/proc/${String(init)}/stat`)
+    .split(') ')
+    .at(-1)
+    ?.split(' ')[19];
+  return began === undefined || began === said[2] ? found : [];
+}
+
+export const childrenOf = (pid: number | undefined): number[] =>
+  read(`/proc/${String(pid)}/task/${String(pid)}/children`)
+    .split(' ')
+    .filter(Boolean)
+    .map(Number);
+
+function pids(): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => pid !== process.pid);
 }
 
 export function read(path: string): string {

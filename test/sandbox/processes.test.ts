@@ -9,8 +9,31 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { makeDirectory, post, runPy, runSh, startServer, TOKEN, type Server } from '../support/server.ts';
-import { alive, assertHealthy, inside, loot, outcome, py, read, uniqueSeconds, until } from './attack.ts';
+import {
+  makeDirectory,
+  post,
+  runPy,
+  runSh,
+  startServer,
+  TOKEN,
+  type RunAnswer,
+  type Server,
+} from '../support/server.ts';
+import {
+  alive,
+  aliveIn,
+  assertHealthy,
+  childrenOf,
+  inside,
+  loot,
+  NAMESPACE,
+  outcome,
+  py,
+  read,
+  SAY_NAMESPACE,
+  uniqueSeconds,
+  until,
+} from './attack.ts';
 
 let server: Server;
 /** Its runs end after a second. */
@@ -172,25 +195,54 @@ async function slowestHealth(of: Server, during: Promise<unknown>): Promise<numb
   return slowest;
 }
 
-const BOMBS: Readonly<Record<string, (of: Server) => Promise<{ status: number; headers: Headers }>>> = {
+/** NOX_SLOTS' default. */
+const SLOTS = Math.max(2, availableParallelism());
+
+/**
+ * Below the server is nothing but bwrap, the zygote, and spares: an init with one child that has no thread and no
+ * child and sleeps. There is one for each slot at most, so that nothing of a run can pass for one for long.
+ */
+function onlySpares(of: Server): boolean {
+  const sandboxes = childrenOf(of.processes[0]?.pid);
+  const inits = sandboxes.flatMap(childrenOf).flatMap(childrenOf);
+  const waits = (pid: number) =>
+    /^State:\tS/m.test(read(`/proc/${String(pid)}/status`)) &&
+    readdirSync(`/proc/${String(pid)}/task`).length === 1;
+  return (
+    sandboxes.length === 1 &&
+    sandboxes.flatMap(childrenOf).length === 1 &&
+    inits.length <= SLOTS &&
+    inits.every((init) => {
+      const children = childrenOf(init);
+      return children.length === 1 && children.every((pid) => waits(pid) && childrenOf(pid).length === 0);
+    })
+  );
+}
+
+const BOMBS: Readonly<Record<string, (of: Server) => Promise<RunAnswer>>> = {
+  // Each says first in which namespace it is.
   'a fork bomb in Python': (of) =>
     runPy(
       of,
-      `
-import os
+      `${NAMESPACE}
 while True:
     try: os.fork()
     except OSError: pass`,
     ),
-  'a fork bomb in the shell': (of) => runSh(of, ['bash', '-c', ':(){ :|:& };:; wait; sleep 5']),
+  'a fork bomb in the shell': (of) =>
+    runSh(of, ['bash', '-c', `${SAY_NAMESPACE}; :(){ :|:& };:; wait; sleep 5`]),
   'a fork bomb by vfork and exec of itself': (of) =>
-    runSh(of, ['bash', '-c', `echo 'bash bomb.sh & bash bomb.sh & wait' > bomb.sh; exec bash bomb.sh`]),
-  'a storm of short-lived processes': (of) => runSh(of, ['bash', '-c', 'while :; do /bin/true & done']),
+    runSh(of, [
+      'bash',
+      '-c',
+      `${SAY_NAMESPACE}; echo 'bash bomb.sh & bash bomb.sh & wait' > bomb.sh; exec bash bomb.sh`,
+    ]),
+  'a storm of short-lived processes': (of) =>
+    runSh(of, ['bash', '-c', `${SAY_NAMESPACE}; while :; do /bin/true & done`]),
   'a storm of orphans for process 1': (of) =>
     runPy(
       of,
-      `
-import os
+      `${NAMESPACE}
 while True:
     try:
         if os.fork() == 0:
@@ -206,12 +258,13 @@ for (const [name, bomb] of Object.entries(BOMBS)) {
     const answer = bomb(brief);
     const ms = await slowestHealth(brief, answer);
     assert.ok(ms < 1000, `/health took ${String(Math.round(ms))} ms`);
-    const { status, headers } = await answer;
+    const { status, headers, body } = await answer;
+    assert.deepEqual(aliveIn(body.stdout), []);
     assert.ok(
       status === 408 || (status === 200 && outcome({ headers }) !== 'ok'),
       `${String(status)} ${String(outcome({ headers }))}`,
     );
-    await until('nothing of the run is alive', () => alive(brief.workspace).length === 0);
+    await until('only spares are alive', () => onlySpares(brief));
     await assertHealthy(brief);
   });
 }
@@ -442,9 +495,6 @@ open('looked', 'w').close()`,
   assert.equal((await victim).body.returncode, 0);
 });
 
-/** NOX_SLOTS' default. */
-const SLOTS = Math.max(2, availableParallelism());
-
 test('piles up zombies and half-dead processes until the server runs out of something', async () => {
   const [{ pid } = { pid: 0 }] = server.processes;
   const descriptors = () => readdirSync(`/proc/${String(pid)}/fd`).length;
@@ -454,8 +504,8 @@ test('piles up zombies and half-dead processes until the server runs out of some
         runPy(
           server,
           n % 2 === 0
-            ? `import os\nfor _ in range(30): os.fork() or os._exit(0)`
-            : `import os; os.fork(); os.kill(os.getpid(), 9)`,
+            ? `${NAMESPACE}\nfor _ in range(30): os.fork() or os._exit(0)`
+            : `${NAMESPACE}\nos.fork(); os.kill(os.getpid(), 9)`,
         ),
       ),
     );
@@ -465,14 +515,8 @@ test('piles up zombies and half-dead processes until the server runs out of some
   const answers = await attack();
   assert.deepEqual(new Set(answers.map(({ body }) => body.returncode)), new Set([0, -9]));
   await until('the descriptors are closed', () => descriptors() <= before + 5);
-  // What is left is the spares: one bwrap a slot, with nothing below it but its process 1.
-  const children = (of: string | number | undefined) =>
-    read(`/proc/${of}/task/${of}/children`).split(' ').filter(Boolean);
-  await until('only spares are alive', () => {
-    const spares = children(pid);
-    const inits = spares.flatMap(children);
-    return spares.length <= SLOTS && inits.length <= SLOTS && inits.flatMap(children).length === 0;
-  });
+  for (const { body } of answers) assert.deepEqual(aliveIn(body.stdout), []);
+  await until('only spares are alive', () => onlySpares(server));
 });
 
 test('floods process 1 with signals and children while it ends', async () => {

@@ -86,7 +86,7 @@ describe('sandboxArguments', () => {
     });
   }
 
-  test('it dies with its parent, has no terminal, and its init is process 1', () => {
+  test('it dies with its parent, has no terminal, and the zygote is process 1', () => {
     for (const name of ['--die-with-parent', '--new-session', '--as-pid-1']) {
       assert.equal(named(options, name).length, 1, name);
     }
@@ -98,11 +98,12 @@ describe('sandboxArguments', () => {
     assert.deepEqual(named(options, '--hostname'), [['--hostname', 'nox']]);
   });
 
-  test('all capabilities are dropped before the two that init needs are given', () => {
+  test('all capabilities are dropped before the three that the zygote needs are given', () => {
     const capabilities = options.filter(([name]) => name.startsWith('--cap-'));
     assert.deepEqual(capabilities, [
       ['--cap-drop', 'ALL'],
       ['--cap-add', 'CAP_SYS_ADMIN'],
+      ['--cap-add', 'CAP_NET_ADMIN'],
       ['--cap-add', 'CAP_SETPCAP'],
     ]);
   });
@@ -114,6 +115,14 @@ describe('sandboxArguments', () => {
   test('its own /proc and /dev, not the host’s', () => {
     assert.deepEqual(named(options, '--proc'), [['--proc', '/proc']]);
     assert.deepEqual(named(options, '--dev'), [['--dev', '/dev']]);
+  });
+
+  test('the zygote’s program is shown read-only at its place, and only there', () => {
+    const zygote = { from: '/tmp/nox-runner-x/zygote', at: '/tmp/.nox' };
+    const extra = parse(sandboxArguments({ ...PLAN, zygote })).filter(
+      (option) => !options.some((each) => each.join('\0') === option.join('\0')),
+    );
+    assert.deepEqual(extra, [['--ro-bind', zygote.from, zygote.at]]);
   });
 
   test('root and /dev become read-only after everything was put there', () => {

@@ -1,44 +1,198 @@
-/** Where the time of one /run_py goes, as a small table. */
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
-import { RUN_UID } from '../test/support/server.ts';
-import { PYTHON } from './contestants.ts';
-import type { Marks } from './floor.ts';
-import { ms, type Section } from './report.ts';
+/**
+ * Where the time of one warm /run_py goes, in the deployed form: from what the client, both processes of the server
+ * (marks.ts) and the program itself note by the one clock that they share, CLOCK_MONOTONIC. Init cannot be asked; its
+ * part is the time that it was on a processor, which the kernel counts.
+ */
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
+import { asked, Starter } from './contestants.ts';
+import { runnerOf } from './idle.ts';
+import { childrenOf, processorMs, processorUse, zygotesOf } from './proc.ts';
+import { ms, noneWrong, type Section } from './report.ts';
+import { PAUSE_MS } from './rounds.ts';
+import type { Guard } from './servers.ts';
 import { summarize } from './stats.ts';
 
-const TIMEOUT_MS = 120_000;
+const WARM_UP = 10;
+const CODE = `import time
+first = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+try:
+    init = open('/proc/1/schedstat').read().split()[0]
+except OSError:
+    init = 'nan'
+print('nox-bench-mark', first, init, time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+`;
 
-const STEPS: readonly (readonly [from: keyof Marks, to: keyof Marks, what: string])[] = [
-  ['begin', 'spawned', 'Node spawns bwrap'],
-  ['spawned', 'hello', 'bwrap builds the namespaces, perl starts (init says hello)'],
-  ['hello', 'started', 'init: mounts, code, capabilities, filter (says started)'],
-  ['started', 'first', 'fork, exec, start of the interpreter to its first line'],
-  ['first', 'end', 'the program, end of the interpreter, death of the rest (init reports)'],
-  ['end', 'exit', 'end of init, the namespaces and bwrap'],
-  ['exit', 'ended', 'the last of the pipes, the result'],
-  ['begin', 'ended', 'all of it, without HTTP'],
+type Note = readonly [what: string, at: number];
+/** One run: what the client and the program say, and init's processor time before and after, in milliseconds. */
+interface Told {
+  readonly began: number;
+  readonly first: number;
+  readonly last: number;
+  readonly ended: number;
+  readonly init: number;
+}
+
+export async function measureBreakdown(rounds: number, guard: Guard): Promise<Section> {
+  const dir = mkdtempSync(join(tmpdir(), 'nox-bench-marks-'));
+  chmodSync(dir, 0o777);
+  try {
+    const marks = join(dir, 'marks.mjs');
+    writeFileSync(marks, withoutTypes(new URL('./marks.ts', import.meta.url)));
+    const server = await guard.start('warm', { NODE_OPTIONS: `--import=${marks}`, BENCH_MARKS: dir });
+    const [runner = 0, gateway = 0] = server.processes.map((child) => child.pid ?? 0);
+    const starter = new Starter({ run: asked(server, '/run_py', { code: CODE }, '') });
+    const told: Told[] = [];
+    const wrong: string[] = [];
+    try {
+      for (let round = -WARM_UP; round < rounds; round += 1) {
+        await sleep(PAUSE_MS);
+        const run = await tell(starter, runner);
+        if (typeof run === 'string') wrong.push(run);
+        else if (round >= 0) told.push(run);
+      }
+    } finally {
+      await starter.close();
+    }
+    const unmarked = await processorTimes(rounds, guard);
+    await guard.stop(server);
+    const notes = [gateway, runner].map(
+      (pid) => JSON.parse(readFileSync(join(dir, `${String(pid)}.json`), 'utf8')) as Note[],
+    );
+    return section(told, notes[0] ?? [], notes[1] ?? [], unmarked, wrong);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+function withoutTypes(file: URL): string {
+  const compilerOptions = { target: ScriptTarget.ES2024, module: ModuleKind.ESNext };
+  return transpileModule(readFileSync(file, 'utf8'), { compilerOptions }).outputText;
+}
+
+async function tell(starter: Starter, runner: number): Promise<Told | string> {
+  const inits = zygotesOf(runner).flatMap(({ zygote }) => childrenOf(zygote));
+  // One that has not ended yet beside the one that waits: which is which cannot be told.
+  const before = inits.length === 1 ? processorMs(inits[0] ?? 0) : undefined;
+  const { began, ended, said } = await starter.run('run');
+  const match = /nox-bench-mark (\d+) (\w+) (\d+)/.exec(said);
+  if (match === null) return said;
+  const used = Number(match[2]) / 1e6 - (before ?? NaN);
+  const init = used >= 0 ? used : NaN;
+  return { began, ended, first: Number(match[1]) / 1e6, last: Number(match[3]) / 1e6, init };
+}
+
+type Times = Readonly<Record<string, number>>;
+const STEPS: readonly (readonly [what: string, from: string, to: string])[] = [
+  ['the request to the gateway, its head is read', 'began', 'head'],
+  ['gateway: token, body, schema, a connection to the runner', 'head', 'forwarded'],
+  ['socket from gateway to runner', 'forwarded', 'come'],
+  ['runner: checks, slot, a place for the code, the plan is written', 'come', 'plan'],
+  ['init: the plan is read, the code is placed (time on a processor)', 'plan', 'placed'],
+  ['the program wakes, the interpreter goes on to its first line', 'placed', 'first'],
+  ['the program', 'first', 'last'],
+  ['end of the interpreter, init reaps and reports', 'last', 'end'],
+  ['runner: output is drained, the result is sent', 'end', 'sent'],
+  ['socket from runner to gateway', 'sent', 'heard'],
+  ['gateway: the answer is made', 'heard', 'answered'],
+  ['the answer to the client', 'answered', 'ended'],
+  ['all of it', 'began', 'ended'],
 ];
 
-export async function measureBreakdown(rounds: number): Promise<Section> {
-  const script = fileURLToPath(new URL('./floor.ts', import.meta.url));
-  const args = [script, '--uid', String(RUN_UID), '--rounds', String(rounds), '--python', PYTHON];
-  const { stdout } = await promisify(execFile)(process.execPath, args, {
-    timeout: TIMEOUT_MS,
-    maxBuffer: 2 ** 26,
+function section(
+  told: readonly Told[],
+  gateway: readonly Note[],
+  runner: readonly Note[],
+  { used, took }: Awaited<ReturnType<typeof processorTimes>>,
+  wrong: readonly string[],
+): Section {
+  const runs = told.map((run): Times => {
+    const at = (notes: readonly Note[], what: string) =>
+      notes.find(([each, time]) => each === what && time >= run.began && time <= run.ended)?.[1] ?? NaN;
+    const plan = at(runner, 'request or plan goes out');
+    return {
+      ...run,
+      ...{ head: at(gateway, 'gateway has the head'), forwarded: at(gateway, 'request or plan goes out') },
+      ...{ come: at(runner, 'request has come'), plan, placed: plan + run.init },
+      ...{ end: at(runner, 'end has come'), sent: at(runner, 'result is sent') },
+      ...{ heard: at(gateway, 'result has come'), answered: at(gateway, 'answer is sent') },
+    };
   });
-  const all = JSON.parse(stdout) as Marks[];
-  const steps = STEPS.map(([from, to, what]) => ({
-    what,
-    ...summarize(all.map((marks) => marks[to] - marks[from])),
-  }));
+  const steps = STEPS.map(([what, from, to]) => {
+    const values = runs
+      .map((run) => (run[to] ?? NaN) - (run[from] ?? NaN))
+      .filter((each) => !Number.isNaN(each));
+    return { what, ...summarize(values) };
+  });
   const total = steps.at(-1)?.p50 ?? NaN;
-  const rows = steps.map(({ what, min, p50, p99 }) => {
-    const part = `${((100 * p50) / total).toFixed(0)} %`;
-    return [what, ms(min, 2), ms(p50, 2), ms(p99, 2), part];
-  });
-  const title = `Where the time of one run goes (ms, ${String(all.length)} runs)`;
-  const columns = ['', 'min', 'median', 'p99', 'part'];
-  return { name: 'breakdown', tables: [{ title, columns, rows }], promises: [], data: steps };
+  const all = Object.values(used).reduce((a, b) => a + b, 0);
+  const part = (value: number, of: number) => `${((100 * value) / of).toFixed(0)} %`;
+  return {
+    name: 'breakdown',
+    tables: [
+      {
+        title: `Where the time of one warm run goes (ms, ${String(told.length)} runs)`,
+        columns: ['', 'n', 'min', 'median', 'p99', 'part'],
+        rows: steps.map(({ what, n, min, p50, p99 }) => [
+          what,
+          ...[String(n), ms(min, 3), ms(p50, 3), ms(p99, 3), part(p50, total)],
+        ]),
+        notes: [
+          'part: of the median of all of it; medians do not add up exactly',
+          `the same without marks: ${ms(took, 3)}`,
+        ],
+      },
+      {
+        title: 'Time on a processor for one run, what is made ahead for the next included (ms)',
+        columns: ['', 'ms', 'part'],
+        rows: [...Object.entries(used), ['all of them', all] as const].map(([what, value]) => [
+          what,
+          ...[ms(value, 2), part(value, all)],
+        ]),
+        notes: ['of 2 processors this bounds the runs a second'],
+      },
+    ],
+    promises: noneWrong('breakdown', wrong),
+    data: { steps, unmarked: took, used, wrong },
+  };
+}
+
+/** On a server without marks, whose runs are timed as well: what the marks cost is the difference. */
+async function processorTimes(
+  rounds: number,
+  guard: Guard,
+): Promise<{ readonly used: Times; readonly took: number }> {
+  const server = await guard.start('warm');
+  const starter = new Starter({ run: asked(server, '/run_py', { code: 'print(1)' }, '') });
+  const gateway = server.processes[1]?.pid ?? 0;
+  const runner = runnerOf(server);
+  try {
+    for (let round = 0; round < WARM_UP; round += 1) await starter.run('run');
+    const zygote = zygotesOf(runner)[0]?.zygote ?? 0;
+    const read = () => [processorUse(gateway), processorUse(runner), processorUse(zygote)];
+    const before = read();
+    const took: number[] = [];
+    for (let round = 0; round < rounds; round += 1) {
+      await sleep(PAUSE_MS);
+      const { began, ended } = await starter.run('run');
+      took.push(ended - began);
+    }
+    const [g, r, z] = read().map(({ own, children }, at) => ({
+      own: (own - (before[at]?.own ?? 0)) / rounds,
+      children: (children - (before[at]?.children ?? 0)) / rounds,
+    }));
+    const used = {
+      gateway: g?.own ?? NaN,
+      runner: r?.own ?? NaN,
+      'zygote: makes the spare': z?.own ?? NaN,
+      'init and program: isolation, the run, its end': z?.children ?? NaN,
+    };
+    return { used, took: summarize(took).p50 };
+  } finally {
+    await starter.close();
+    await guard.stop(server);
+  }
 }

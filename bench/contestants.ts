@@ -10,6 +10,7 @@ import { readEnvironment } from '../src/config.ts';
 import { BWRAP, choosePython, readable, rootLinks, virtualEnvironment } from '../src/runner/host.ts';
 import { ETC, OWN_ETC, sandboxArguments } from '../src/runner/sandbox.ts';
 import { RUN_UID, type Server } from '../test/support/server.ts';
+import { wireRequest } from './client.ts';
 
 export const PYTHON = choosePython(readEnvironment()['NOX_PYTHON'] ?? '');
 /** What a run finds in its environment, so that the interpreters have the same start. */
@@ -50,8 +51,8 @@ export async function makeReference(): Promise<Bench> {
 }
 
 /**
- * The same namespaces and mounts for a program that is started by bwrap itself: init's capabilities and its place
- * as process 1 go, and the /tmp that init would mount comes from bwrap.
+ * The same namespaces and mounts for a program that is started by bwrap itself: the zygote's capabilities and its
+ * place as process 1 go, and the /tmp that a run has of its own comes from bwrap.
  */
 function withoutInit(args: readonly string[]): string[] {
   const kept: string[] = [];
@@ -69,28 +70,25 @@ export const started = (argv: readonly string[], expect: string): Started => ({ 
 
 export function asked(server: Server, path: string, body: unknown, answer: unknown): Asked {
   const { hostname: host, port } = new URL(server.url);
-  const text = JSON.stringify(body);
-  const head = [
-    `POST ${path} HTTP/1.1`,
-    `Host: ${host}:${port}`,
-    `Authorization: Bearer ${server.token}`,
-    'Content-Type: application/json',
-    `Content-Length: ${String(Buffer.byteLength(text))}`,
-  ];
-  return {
-    host,
-    port: Number(port),
-    request: `${head.join('\r\n')}\r\n\r\n${text}`,
-    expect: JSON.stringify(answer),
-  };
+  const request = wireRequest(server, path, body);
+  return { host, port: Number(port), request, expect: JSON.stringify(answer) };
+}
+
+interface Timed {
+  /** By CLOCK_MONOTONIC, in milliseconds. */
+  readonly began: number;
+  readonly ended: number;
+  readonly said: string;
 }
 
 /** The other end of starter.py. */
 export class Starter {
+  readonly #contestants: Readonly<Record<string, Contestant>>;
   readonly #child: ChildProcess;
   readonly #lines: AsyncIterator<string>;
 
   constructor(contestants: Readonly<Record<string, Contestant>>) {
+    this.#contestants = contestants;
     const script = fileURLToPath(new URL('./starter.py', import.meta.url));
     // Through a path that starts no wrapper, and without site: this process is to be small.
     const child = spawn('/usr/bin/python3', ['-I', '-S', script], {
@@ -103,13 +101,19 @@ export class Starter {
     child.stdin.write(`${JSON.stringify({ uid: RUN_UID, contestants })}\n`);
   }
 
-  /** @returns milliseconds, or what was answered instead of what was expected */
-  async time(name: string): Promise<number | { readonly wrong: string }> {
+  /** Whatever it answers. */
+  async run(name: string): Promise<Timed> {
     this.#child.stdin?.write(`${name}\n`);
     const line = await this.#lines.next();
     if (line.done === true) throw new Error('the starter ended');
-    const answer = JSON.parse(line.value) as number | { wrong: string };
-    return typeof answer === 'number' ? answer / 1e6 : answer;
+    const { began, ended, said } = JSON.parse(line.value) as Timed;
+    return { began: began / 1e6, ended: ended / 1e6, said };
+  }
+
+  /** @returns milliseconds, or what was answered instead of what was expected */
+  async time(name: string): Promise<number | { readonly wrong: string }> {
+    const { began, ended, said } = await this.run(name);
+    return said === this.#contestants[name]?.expect ? ended - began : { wrong: `${name}: ${said}` };
   }
 
   async close(): Promise<void> {
@@ -118,27 +122,4 @@ export class Starter {
     this.#child.stdin?.end();
     await exited;
   }
-}
-
-/** The other way to start the reference: from Node, as the runner does. */
-export async function startFromNode({
-  argv,
-  env,
-  expect,
-}: Started): Promise<number | { readonly wrong: string }> {
-  const ids = process.getuid?.() === 0 ? { uid: RUN_UID, gid: RUN_UID } : {};
-  const began = performance.now();
-  const child = spawn(argv[0] ?? '', argv.slice(1), {
-    env,
-    cwd: '/',
-    stdio: ['ignore', 'pipe', 'inherit'],
-    ...ids,
-  });
-  let said = '';
-  child.stdout.on('data', (data: Buffer) => {
-    said += data.toString();
-  });
-  await once(child, 'close');
-  const took = performance.now() - began;
-  return said === expect ? took : { wrong: said };
 }

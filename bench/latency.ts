@@ -1,110 +1,65 @@
-/** How long one run takes, next to what it cannot be faster than, in rounds of all contestants in a random order. */
-import { setTimeout as sleep } from 'node:timers/promises';
-import type { Server } from '../test/support/server.ts';
-import {
-  asked,
-  PYTHON,
-  started,
-  startFromNode,
-  Starter,
-  type Bench,
-  type Contestant,
-} from './contestants.ts';
-import { ms, type PromiseKept, type Section } from './report.ts';
-import { summarize, type Summary } from './stats.ts';
+/** How long one run takes when it is alone, next to the bare interpreter. */
+import { asked, PYTHON, started, type Bench, type Contestant } from './contestants.ts';
+import { atMost, noneWrong, times, type Section } from './report.ts';
+import { median, playRounds, roundsTable, type Rounds } from './rounds.ts';
+import type { Guard } from './servers.ts';
 
-const RATIO = 1.3;
-const WARM_UP = 5;
-/**
- * Between two measurements: what one contestant leaves to be done in the background (the kernel takes network
- * namespaces down, a server prepares its next run) must not be paid by the next. The load section has no pauses.
- */
-const PAUSE_MS = 25;
+const PRINT = 'print(1)';
+const PACKAGES = 'import numpy, pandas; print(int(pandas.Series(numpy.arange(3)).sum()))';
+const BARE = "python3 -c 'print(1)'";
+const BARE_PACKAGES = "python3 -c 'import numpy, pandas; …'";
+const PY = '/run_py print(1)';
+const SH = '/run_sh ["true"]';
+const PRELOADED = '/run_py import numpy, pandas; …, preloaded';
 
-const REFERENCES = [
-  'bwrap … python3 -c',
-  'bwrap … python3 run.py',
-  'bwrap … python3 run.py, from Node',
-] as const;
-const FROM_NODE = REFERENCES[2];
-const ONE = { returncode: 0, stdout: '1\n', stderr: '' };
-const NOTHING = { returncode: 0, stdout: '', stderr: '' };
+const answer = (stdout: string) => ({ returncode: 0, stdout, stderr: '' });
 
-export async function measureLatency(
-  rounds: number,
-  bench: Bench,
-  servers: Readonly<Record<string, Server>>,
-): Promise<Section> {
-  const inSandbox = (argv: readonly string[], expect: string) => started([...bench.bwrap, ...argv], expect);
-  const file = inSandbox([PYTHON, `${bench.workspace}/run.py`], '1\n');
+export async function measureLatency(rounds: number, bench: Bench, guard: Guard): Promise<Section> {
+  const warm = await guard.shared('warm');
+  const print = (server: typeof warm) => asked(server, '/run_py', { code: PRINT }, answer('1\n'));
   const contestants: Record<string, Contestant> = {
-    'python3 -c': started([PYTHON, '-c', 'print(1)'], '1\n'),
-    [REFERENCES[0]]: inSandbox([PYTHON, '-c', 'print(1)'], '1\n'),
-    [REFERENCES[1]]: file,
-    'bwrap … true': inSandbox(['/usr/bin/true'], ''),
+    [BARE]: started([PYTHON, '-c', PRINT], '1\n'),
+    'bwrap … python3 run.py': started([...bench.bwrap, PYTHON, `${bench.workspace}/run.py`], '1\n'),
+    [PY]: print(warm),
+    [`${PY}, gateway and runner in one process`]: print(await guard.shared('one process')),
+    [`${PY}, NOX_WARM=off`]: print(await guard.shared('cold')),
+    [SH]: asked(warm, '/run_sh', { cmd: ['true'] }, answer('')),
   };
-  for (const [form, server] of Object.entries(servers)) {
-    contestants[`/run_py print(1), ${form}`] = asked(server, '/run_py', { code: 'print(1)' }, ONE);
-    contestants[`/run_sh ["true"], ${form}`] = asked(server, '/run_sh', { cmd: ['true'] }, NOTHING);
-  }
-  const names = [...Object.keys(contestants), FROM_NODE];
-  const times = new Map<string, number[]>(names.map((name) => [name, []]));
-  const wrong: string[] = [];
-  const starter = new Starter(contestants);
-  try {
-    for (let round = -WARM_UP; round < rounds; round += 1) {
-      for (const name of shuffled(names)) {
-        await sleep(PAUSE_MS);
-        const took = name === FROM_NODE ? await startFromNode(file) : await starter.time(name);
-        if (typeof took !== 'number') wrong.push(`${name}: ${took.wrong}`);
-        else if (round >= 0) times.get(name)?.push(took);
-      }
-    }
-  } finally {
-    await starter.close();
-  }
-  return section(times, Object.keys(servers), wrong);
-}
-
-function section(times: ReadonlyMap<string, number[]>, forms: readonly string[], wrong: string[]): Section {
-  const summaries = new Map([...times].map(([name, values]) => [name, summarize(values)]));
-  const p50 = (name: string) => summaries.get(name)?.p50 ?? NaN;
-  const fastest = REFERENCES.reduce((best, name) => (p50(name) < p50(best) ? name : best));
-  const promises: PromiseKept[] = forms.map((form) => {
-    const ratio = p50(`/run_py print(1), ${form}`) / p50(fastest);
-    return {
-      promise: `/run_py ≤ ${String(RATIO)} × bwrap … python3, median, ${form}`,
-      measured: `${ratio.toFixed(2)} ×`,
-      kept: ratio <= RATIO,
-    };
-  });
-  if (wrong.length > 0) {
-    const measured = `${String(wrong.length)} wrong, first: ${JSON.stringify(wrong[0])}`;
-    promises.push({ promise: 'every single run is answered correctly', measured, kept: false, wrong: true });
-  }
-  const rows = [...summaries].map(([name, { n, min, p50: middle, p99 }]: [string, Summary]) => [
-    name,
-    ...[String(n), ms(min), ms(middle), ms(p99)],
-    `${(middle / p50(fastest)).toFixed(2)} ×`,
+  const found = await playRounds(contestants, rounds);
+  const ratio = (name: string) => median(found, name) / median(found, BARE);
+  return section('latency', 'One run at a time (ms)', found, BARE, [
+    atMost({ promise: `${PY} / ${BARE}`, value: ratio(PY), bound: 0.45, further: 0.25, show: times() }),
+    atMost({ promise: `${SH} / ${BARE}`, value: ratio(SH), bound: 0.4, further: 0.25, show: times() }),
   ]);
-  return {
-    name: 'latency',
-    tables: [
-      {
-        title: 'One run at a time (ms)',
-        columns: ['', 'n', 'min', 'median', 'p99', 'ratio'],
-        rows,
-        notes: [`ratio: to the median of the fastest reference, ${fastest}`],
-      },
-    ],
-    promises,
-    data: { reference: fastest, milliseconds: Object.fromEntries(summaries), wrong },
-  };
 }
 
-function shuffled<T>(items: readonly T[]): T[] {
-  return items
-    .map((item) => [Math.random(), item] as const)
-    .sort(([a], [b]) => a - b)
-    .map(([, item]) => item);
+/** On their own: half a second of another's work on both cores is no pause between two short runs. */
+export async function measurePackages(rounds: number, guard: Guard): Promise<Section> {
+  const preloaded = await guard.shared('preloaded');
+  const found = await playRounds(
+    {
+      [BARE_PACKAGES]: started([PYTHON, '-c', PACKAGES], '3\n'),
+      [PRELOADED]: asked(preloaded, '/run_py', { code: PACKAGES }, answer('3\n')),
+    },
+    rounds,
+  );
+  const value = median(found, PRELOADED) / median(found, BARE_PACKAGES);
+  return section('packages', 'One run at a time that imports numpy and pandas (ms)', found, BARE_PACKAGES, [
+    atMost({ promise: `${PRELOADED} / bare`, value, bound: 0.025, further: 0.015, show: times(3) }),
+  ]);
+}
+
+function section(
+  name: string,
+  title: string,
+  found: Rounds,
+  reference: string,
+  promises: Section['promises'],
+): Section {
+  return {
+    name,
+    tables: [roundsTable(title, found, reference)],
+    promises: [...promises, ...noneWrong(name, found.wrong)],
+    data: { reference, milliseconds: Object.fromEntries(found.summaries), wrong: found.wrong },
+  };
 }

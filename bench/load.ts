@@ -1,130 +1,86 @@
-/** Many at a time: a steady number of clients, and bursts of more than there is room for. */
-import type { Server } from '../test/support/server.ts';
-import { keepAlive, post, type Reply } from './client.ts';
-import { ms, type PromiseKept, type Section } from './report.ts';
+/** Many at a time: a steady number of clients, and bursts. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Connection } from './client.ts';
+import { atLeast, atMost, times, type Section } from './report.ts';
+import { PAUSE_MS } from './rounds.ts';
+import { burst, loadsSection, newLoad, rate, refusals, runOne, saturate, type Load } from './runs.ts';
+import type { Guard } from './servers.ts';
 import { summarize } from './stats.ts';
 
-const CLIENTS = [1, 8, 64] as const;
-const REFUSALS = [429, 503];
+const CLIENTS = [1, 16, 64] as const;
+/** The number that the promise is about. */
+const PROMISED = 16;
+const SETTLE_MS = 500;
 
-interface Verdict {
-  readonly kind: 'right' | 'refused' | 'wrong';
-  readonly detail: string;
-}
-
-/** @param number what the program was to print */
-function judge({ status, text }: Reply, number: number): Verdict {
-  const answer = parse(text);
-  if (status === 200) {
-    const right =
-      JSON.stringify(answer) === JSON.stringify({ returncode: 0, stdout: `${String(number)}\n`, stderr: '' });
-    return { kind: right ? 'right' : 'wrong', detail: text.slice(0, 300) };
-  }
-  const code = answer?.['code'];
-  const refused = REFUSALS.includes(status) && typeof code === 'string';
-  return { kind: refused ? 'refused' : 'wrong', detail: `${String(status)} ${String(code)}` };
-}
-
-function parse(text: string): Record<string, unknown> | undefined {
-  try {
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch {
-    return undefined;
-  }
-}
-
-interface Load {
-  readonly times: number[];
-  readonly refused: Map<string, number>;
-  readonly wrong: string[];
-  seconds: number;
-}
-
-let next = 0;
-
-/** One run whose answer no other run has. */
-async function runOne(server: Server, load: Load, agent?: ReturnType<typeof keepAlive>): Promise<void> {
-  const number = (next += 1);
-  try {
-    const reply = await post(server, '/run_py', { code: `print(${String(number)})` }, agent);
-    const { kind, detail } = judge(reply, number);
-    if (kind === 'right') load.times.push(reply.ms);
-    else if (kind === 'refused') load.refused.set(detail, (load.refused.get(detail) ?? 0) + 1);
-    else load.wrong.push(detail);
-  } catch (error) {
-    load.wrong.push(String(error));
-  }
-}
-
-async function loaded(work: (load: Load) => Promise<unknown>): Promise<Load> {
-  const load: Load = { times: [], refused: new Map(), wrong: [], seconds: 0 };
-  const began = performance.now();
-  await work(load);
-  load.seconds = (performance.now() - began) / 1000;
-  return load;
-}
-
-export async function measureLoad(
-  seconds: number,
-  servers: Readonly<Record<string, Server>>,
-): Promise<Section> {
+/**
+ * Short windows of the warm and the cold server, in turn: what else happens on the machine hits both.
+ *
+ * @param windows of each server, for each number of clients
+ */
+export async function measureLoad(windows: number, seconds: number, guard: Guard): Promise<Section> {
+  const servers = { warm: await guard.shared('warm'), cold: await guard.shared('cold') };
   const loads: [string, Load][] = [];
+  const rates: number[] = [];
   for (const clients of CLIENTS) {
+    const both = { warm: newLoad(), cold: newLoad() };
     for (const [form, server] of Object.entries(servers)) {
-      const agent = keepAlive();
-      const load = await loaded(async (each) => {
-        const until = performance.now() + seconds * 1000;
-        const client = async () => {
-          while (performance.now() < until) await runOne(server, each, agent);
-        };
-        await Promise.all(Array.from({ length: clients }, client));
-      });
-      agent.destroy();
-      loads.push([`${String(clients)} client${clients === 1 ? '' : 's'}, ${form}`, load]);
+      await saturate(server, clients, seconds / 4, newLoad());
+      loads.push([`${String(clients)} client${clients === 1 ? '' : 's'}, ${form}`, both[form as 'warm']]);
     }
-  }
-  return section('load', '/run_py print(n), clients that each wait for their answer (ms)', loads);
-}
-
-export async function measureBursts(
-  sizes: readonly number[],
-  servers: Readonly<Record<string, Server>>,
-): Promise<Section> {
-  const loads: [string, Load][] = [];
-  for (const size of sizes) {
-    for (const [form, server] of Object.entries(servers)) {
-      const load = await loaded((each) =>
-        Promise.all(Array.from({ length: size }, () => runOne(server, each))),
-      );
-      loads.push([`${String(size)} at once, ${form}`, load]);
+    for (let window = 0; window < windows; window += 1) {
+      for (const form of ['warm', 'cold'] as const) {
+        await saturate(servers[form], clients, seconds, both[form]);
+        await sleep(SETTLE_MS);
+      }
     }
+    if (clients === PROMISED) rates.push(rate(both.warm) / rate(both.cold));
   }
-  return section('burst', '/run_py print(n), all at once, each on its own connection (ms)', loads);
-}
-
-function section(name: string, title: string, loads: readonly [string, Load][]): Section {
-  const rows = loads.map(([label, { times, refused, wrong, seconds }]) => {
-    const { p50, p99 } = summarize(times);
-    const refusals = [...refused].map(([code, count]) => `${String(count)} × ${code}`).join(', ') || '0';
-    const rate = (times.length / seconds).toFixed(1);
-    return [label, String(times.length), refusals, String(wrong.length), rate, ms(p50), ms(p99)];
+  const promise = atLeast({
+    promise: `runs/s of ${String(PROMISED)} clients, warm / NOX_WARM=off`,
+    ...{ value: rates[0] ?? NaN, bound: 4, further: 8, show: times() },
   });
-  const wrong = loads.flatMap(([label, load]) => load.wrong.map((detail) => `${label}: ${detail}`));
-  const all = loads.reduce((sum, [, load]) => sum + load.times.length, 0);
-  const promise: PromiseKept = {
-    promise: `${name}: every request answered correctly or refused by name`,
-    measured:
-      wrong.length === 0
-        ? `${String(all)} right, none wrong`
-        : `${String(wrong.length)} wrong: ${wrong[0] ?? ''}`,
-    kept: wrong.length === 0,
-    wrong: wrong.length > 0,
-  };
-  const data = loads.map(([label, load]) => ({
-    label,
-    ...{ right: load.times.length, refused: Object.fromEntries(load.refused), wrong: load.wrong },
-    ...{ seconds: load.seconds, milliseconds: summarize(load.times) },
-  }));
-  const columns = ['', 'right', 'refused', 'wrong', 'runs/s', 'median', 'p99'];
-  return { name, tables: [{ title, columns, rows }], promises: [promise], data };
+  const title = '/run_py print(n), clients that each wait for their answer (ms)';
+  return loadsSection('load', title, loads, [promise]);
+}
+
+const BURST = 100;
+const BURST_RATIO = 20;
+const BURST_WISH = 12;
+
+/** @param more sizes of bursts that are shown beside the one that is promised */
+export async function measureBursts(
+  count: number,
+  paced: number,
+  more: readonly number[],
+  guard: Guard,
+): Promise<Section> {
+  const server = await guard.shared('warm');
+  const alone = newLoad();
+  const connection = new Connection(server);
+  for (let run = 0; run < paced; run += 1) {
+    await sleep(PAUSE_MS);
+    await runOne(connection, alone);
+  }
+  connection.close();
+  const loads: [string, Load][] = [[`${String(paced)} one after another, paced`, alone]];
+  const promised = newLoad();
+  for (const [size, load] of [
+    [BURST, promised] as const,
+    ...more.map((each) => [each, newLoad()] as const),
+  ]) {
+    for (let round = 0; round < count; round += 1) {
+      await burst(server, size, load);
+      await sleep(SETTLE_MS);
+    }
+    loads.push([`${String(count)} bursts of ${String(size)} at once`, load]);
+  }
+  const failed = refusals(promised) + promised.wrong.length;
+  const value = summarize(promised.times).p99 / summarize(alone.times).p50;
+  return loadsSection('burst', '/run_py print(n), each of a burst on its own connection (ms)', loads, [
+    atMost({ promise: `burst of ${String(BURST)}: failed runs`, value: failed, bound: 0, show: String }),
+    atMost({
+      promise: `burst of ${String(BURST)}: p99 / paced median`,
+      ...{ value, bound: BURST_RATIO, further: BURST_WISH, show: times(1) },
+    }),
+  ]);
 }

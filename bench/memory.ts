@@ -3,10 +3,10 @@ import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream, readFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { startServer, type Server } from '../test/support/server.ts';
+import type { Server } from '../test/support/server.ts';
 import { open, post, readText } from './client.ts';
 import { mb, ms, type PromiseKept, type Section } from './report.ts';
-import type { Forms } from './servers.ts';
+import type { Guard } from './servers.ts';
 
 const MIB = 1024 * 1024;
 const BUDGET = 250e6;
@@ -26,9 +26,11 @@ interface Peak {
   readonly together: number;
 }
 
+const NAMES = { 'one process': 'one process', warm: 'gateway and runner apart' } as const;
+
 interface Trial {
   readonly label: string;
-  readonly form: string;
+  readonly form: keyof typeof NAMES;
   /** Resolves to milliseconds, or to what was wrong. */
   readonly run: (server: Server) => Promise<number | { readonly wrong: string }>;
 }
@@ -36,10 +38,10 @@ interface Trial {
 /** Each trial on a server of its own, so that no peak is another's. */
 export async function measureMemory(
   uploadBytes: number,
-  forms: Forms,
-  register: (server: Server) => () => void,
+  forms: readonly (keyof typeof NAMES)[],
+  guard: Guard,
 ): Promise<Section> {
-  const trials: Trial[] = Object.keys(forms).flatMap((form) => [
+  const trials: Trial[] = forms.flatMap((form) => [
     { label: 'idle, one run', form, run: (server) => printed(server, 'a', 1) },
     { label: '100 MB of letters printed', form, run: (server) => printed(server, 'a', OUTPUT_BYTES) },
     {
@@ -53,22 +55,20 @@ export async function measureMemory(
   const promises: PromiseKept[] = [];
   const data: unknown[] = [];
   for (const { label, form, run } of trials) {
-    const server = await startServer(forms[form]);
-    const unregister = register(server);
+    const server = await guard.start(form);
     try {
       const took = await run(server);
       const peak = peakOf(server);
       const wall = typeof took === 'number' ? ms(took, 0) : 'wrong';
       const each = peak.rss.map((bytes, at) => `${peak.names[at] ?? ''} ${mb(bytes)}`).join(' + ');
-      rows.push([`${label}, ${form}`, wall, each, mb(peak.sum), mb(peak.together)]);
+      rows.push([`${label}, ${NAMES[form]}`, wall, each, mb(peak.sum), mb(peak.together)]);
       data.push({ label, form, took, ...peak });
-      const promise = `${label}: server under ${mb(BUDGET)} MB, ${form}`;
+      const promise = `${label}: server under ${mb(BUDGET)} MB, ${NAMES[form]}`;
       if (typeof took === 'number')
         promises.push({ promise, measured: `${mb(peak.together)} MB`, kept: peak.together < BUDGET });
       else promises.push({ promise, measured: took.wrong.slice(0, 200), kept: false, wrong: true });
     } finally {
-      await server.stop();
-      unregister();
+      await guard.stop(server);
     }
   }
   const table = {

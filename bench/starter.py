@@ -3,8 +3,8 @@
 A Node process of some size is a slow and uneven spawner and clock; this one is small, starts children by
 posix_spawn (no copy of page tables), blocks until the answer is there, and is the same for every contestant.
 
-First line of stdin: {"uid": N, "contestants": {name: {"argv", "env"} or {"host", "port", "request"}, "expect"}}.
-Then a name a line; each is answered by a line with the nanoseconds, or with {"wrong": text}.
+First line of stdin: {"uid": N, "contestants": {name: {"argv", "env"} or {"host", "port", "request"}}}. Then a name a
+line; each is answered by a line {"began", "ended", "said"}: nanoseconds of CLOCK_MONOTONIC, and what was answered.
 """
 import json
 import os
@@ -30,7 +30,7 @@ def start(contestant):
     os.close(write)
     printed = os.read(read, 65536).decode()
     os.close(read)
-    return ended - began, printed
+    return began, ended, printed
 
 
 def ask(contestant):
@@ -49,7 +49,7 @@ def ask(contestant):
             raise OSError('the server closed the connection')
         answer += data
     ended = time.monotonic_ns()
-    return ended - began, answer.split(b'\r\n\r\n', 1)[1].decode()
+    return began, ended, answer.split(b'\r\n\r\n', 1)[1].decode()
 
 
 def whole(answer):
@@ -73,8 +73,7 @@ contestants = plan['contestants']
 for line in sys.stdin:
     contestant = contestants[line.strip()]
     try:
-        duration, said = start(contestant) if 'argv' in contestant else ask(contestant)
-        answer = duration if said == contestant['expect'] else {'wrong': said[:500]}
+        began, ended, said = start(contestant) if 'argv' in contestant else ask(contestant)
     except OSError as error:
-        answer = {'wrong': str(error)}
-    print(json.dumps(answer), flush=True)
+        began, ended, said = 0, 0, str(error)
+    print(json.dumps({'began': began, 'ended': ended, 'said': said}), flush=True)

@@ -10,10 +10,29 @@ import {
   type Role,
 } from './config.ts';
 
+/**
+ * What is logged in one turn of the event loop is written at its end, in one go, when the answers are on their way: to
+ * write wakes whoever reads the log. An exit, also by an exception, writes what is left.
+ */
 export function makeLog(level: string, name: string): Logger {
-  // Synchronous: a line that was written before a crash is there after it.
-  return pino({ name, level, timestamp: pino.stdTimeFunctions.isoTime }, destination({ fd: 2, sync: true }));
+  const out = destination({ fd: 2, sync: true, minLength: LOG_BUFFER });
+  let turn: NodeJS.Immediate | undefined;
+  process.on('exit', () => {
+    out.flushSync();
+  });
+  const stream = {
+    write: (line: string) => {
+      out.write(line);
+      turn ??= setImmediate(() => {
+        turn = undefined;
+        out.flushSync();
+      });
+    },
+  };
+  return pino({ name, level, timestamp: pino.stdTimeFunctions.isoTime }, stream);
 }
+
+const LOG_BUFFER = 16 * 1024 - 1;
 
 /** Reads the settings; answers `--check-config`; ends the process with 2 and each fault on a line where they are bad. */
 export function loadConfig(role: Role, defaults: Defaults = {}): Config {

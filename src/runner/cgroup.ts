@@ -68,32 +68,28 @@ function ownCgroup(): string {
 let serial = 0;
 
 export class CgroupMeter implements Meter {
+  readonly cgroup: string;
   readonly #path: string;
   #last: Sample = { memoryBytes: 0, cpuSeconds: 0, processes: 0 };
 
   /** @throws when the group cannot be made or a limit not be set: never a run without its limits */
   constructor(subtree: string, limits: Limits) {
     serial += 1;
-    this.#path = join(subtree, `run-${String(process.pid)}-${String(serial)}`);
+    const name = `run-${process.pid}-${serial}`;
+    this.#path = join(subtree, name);
+    this.cgroup = `${name}/cgroup.procs`;
     mkdirSync(this.#path);
     try {
       this.#write('memory.max', limits.memoryBytes);
       this.#write('memory.oom.group', 1);
-      // init is one of them.
-      this.#write('pids.max', limits.processes + 1);
+      // The program joins it, and all that it starts is born in it; init stays outside, with the zygote's memory.
+      this.#write('pids.max', limits.processes);
       this.#writeIfThere('memory.swap.max', 0);
     } catch (error) {
       rmdirSync(this.#path);
       throw error;
     }
   }
-
-  /** A move takes one process: then init's children, who were born before it. Those born after it are in the group. */
-  readonly attach = (pid1: number): void => {
-    this.#write('cgroup.procs', pid1);
-    const children = readFileSync(`/proc/${String(pid1)}/task/${String(pid1)}/children`, 'utf8');
-    for (const pid of children.split(' ').filter(Boolean)) this.#write('cgroup.procs', Number(pid));
-  };
 
   sample(): Sample {
     this.#last = {
@@ -104,7 +100,7 @@ export class CgroupMeter implements Meter {
       cpuSeconds: this.#field('cpu.stat', 'usage_usec') / 1e6,
       processes: Math.max(
         this.#last.processes,
-        (this.#number('pids.peak') ?? this.#number('pids.current') ?? 1) - 1,
+        this.#number('pids.peak') ?? this.#number('pids.current') ?? 0,
       ),
     };
     return this.#last;

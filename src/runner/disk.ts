@@ -22,8 +22,8 @@ const SHARE = 0.05;
 export interface DiskUser {
   /** Called when the workspace is over its limit and has grown since the run began. */
   stop(): void;
-  /** Process 1 of the run, while it runs. */
-  pid1(): number | undefined;
+  /** Its processes, as LaunchedRun has them. */
+  pids(): readonly number[];
 }
 
 interface Watched extends DiskUser {
@@ -132,8 +132,7 @@ export class DiskWatch {
 
   #deleted(): number {
     const dev = statSync(this.#path).dev;
-    const pids = [...this.#runs].map((run) => run.pid1()).filter((pid) => pid !== undefined);
-    return pids.reduce((sum, pid1) => sum + deletedBytes(pid1, dev), 0);
+    return deletedBytes([...this.#runs].flatMap((run) => run.pids()), dev);
   }
 
   #filled(): number {

@@ -42,6 +42,8 @@ export class LocalExecutor implements Executor {
   readonly #options: LocalExecutorOptions;
   readonly #slots: Slots;
   readonly #closing = new AbortController();
+  /** Of the runs that are alive. */
+  readonly #stops = new Set<AbortController>();
   readonly #live = new Set<Promise<unknown>>();
   #health: Health = OK;
   #retry: NodeJS.Timeout | undefined;
@@ -54,48 +56,61 @@ export class LocalExecutor implements Executor {
   async *run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent> {
     const checked = checkArguments(checkRun(request));
     const limits = lowerLimits(this.#options.limits, checked.limits);
-    const leave = new AbortController();
-    const anySignal = AbortSignal.any([signal, this.#closing.signal, leave.signal]);
-    // Counted already now: a close in the moment in which the slot is granted must wait for this run as well.
-    const granted = this.#slots.acquire(anySignal);
-    this.#track(granted);
-    const slot = await granted;
-    const queue = new EventQueue();
-    const log = this.#options.log.child({ requestId: checked.id });
-    const done = executeRun(
-      this.#options.context,
-      { slot, request: checked, limits, log },
-      anySignal,
-      (event) => {
-        queue.push(event);
-      },
-    )
-      .then((result) => {
-        this.#judge(verdictOf(result));
-        log.info(
-          { outcome: result.outcome, exitCode: result.exitCode, signal: result.signal, usage: result.usage },
-          'run',
-        );
-        queue.push({ type: 'end', result });
-      })
-      .catch((error: unknown) => {
-        const known = this.#toNoxError(error, log);
-        if (known.code === 'sandbox_error') this.#judge('broken');
-        queue.fail(known);
-      })
-      .finally(() => {
-        this.#slots.release(slot);
-      });
-    this.#track(done);
+    // What AbortSignal.any would do, which costs as much as the rest of this method.
+    const stop = new AbortController();
+    const onAbort = () => {
+      // With a reason: without one an exception is made, with its stack, for nobody.
+      stop.abort('aborted');
+    };
+    if (signal.aborted || this.#closing.signal.aborted) onAbort();
+    signal.addEventListener('abort', onAbort);
+    this.#stops.add(stop);
     try {
-      for await (const event of queue) {
-        if (event.type === 'end' && signal.aborted) throw new NoxError('cancelled', 'The run was cancelled');
-        yield event;
+      // Counted already now: a close in the moment in which the slot is granted must wait for this run as well.
+      const granted = this.#slots.acquire(stop.signal);
+      this.#track(granted);
+      const slot = await granted;
+      const queue = new EventQueue();
+      const done = this.#execute(slot, checked, limits, stop.signal, queue);
+      this.#track(done);
+      try {
+        for await (const event of queue) {
+          if (event.type === 'end' && signal.aborted)
+            throw new NoxError('cancelled', 'The run was cancelled');
+          yield event;
+        }
+      } finally {
+        onAbort();
+        await done;
       }
     } finally {
-      // With a reason: without one an exception is made, with its stack, for nobody.
-      leave.abort('left');
-      await done;
+      signal.removeEventListener('abort', onAbort);
+      this.#stops.delete(stop);
+    }
+  }
+
+  async #execute(
+    slot: number,
+    request: RunRequest,
+    limits: Limits,
+    signal: AbortSignal,
+    queue: EventQueue,
+  ): Promise<void> {
+    const { context, log } = this.#options;
+    try {
+      const result = await executeRun(context, { slot, request, limits, log }, signal, (event) => {
+        queue.push(event);
+      });
+      this.#judge(verdictOf(result));
+      const { outcome, exitCode, signal: ended, usage } = result;
+      log.info({ requestId: request.id, outcome, exitCode, signal: ended, usage }, 'run');
+      queue.push({ type: 'end', result });
+    } catch (error) {
+      const known = this.#toNoxError(error, request.id);
+      if (known.code === 'sandbox_error') this.#judge('broken');
+      queue.fail(known);
+    } finally {
+      this.#slots.release(slot);
     }
   }
 
@@ -105,7 +120,6 @@ export class LocalExecutor implements Executor {
     // Before the body: a wrong path must not cost an upload.
     pathNames(path);
     const { workspace, placeholder, disk } = this.#options.context;
-    const log = this.#options.log.child({ requestId: id });
     placeholder.remove();
     await disk.refresh(this.#options.maxUploadBytes);
     const work = workspace.write(
@@ -116,10 +130,10 @@ export class LocalExecutor implements Executor {
     this.#track(work);
     try {
       const result = await work;
-      log.info({ bytes: result.bytes }, 'put');
+      this.#options.log.info({ requestId: id, bytes: result.bytes }, 'put');
       return result;
     } catch (error) {
-      throw this.#toNoxError(error, log);
+      throw this.#toNoxError(error, id);
     }
   }
 
@@ -135,6 +149,7 @@ export class LocalExecutor implements Executor {
   async close(): Promise<void> {
     this.#slots.close();
     this.#closing.abort();
+    for (const stop of this.#stops) stop.abort('closing');
     clearTimeout(this.#retry);
     // What was counted as it waited for its slot is counted again as it runs.
     while (this.#live.size > 0) await Promise.allSettled(this.#live);
@@ -148,9 +163,9 @@ export class LocalExecutor implements Executor {
     this.#live.add(ended);
   }
 
-  #toNoxError(error: unknown, log: Logger): NoxError {
+  #toNoxError(error: unknown, requestId: string): NoxError {
     if (error instanceof NoxError) return error;
-    log.error({ err: error }, 'sandbox_error');
+    this.#options.log.error({ requestId, err: error }, 'sandbox_error');
     const full = MACHINE_FULL.includes((error as NodeJS.ErrnoException).code ?? '');
     const message = full
       ? 'The disk of the server is full'

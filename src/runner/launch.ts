@@ -3,8 +3,11 @@ import type { Limits } from '../protocol/limits.ts';
 
 export interface LaunchPlan {
   readonly workspace: string;
-  /** `python`: argv is the interpreter, the program and its arguments, and any interpreter may run it. */
-  readonly kind: 'python' | 'command';
+  /**
+   * `python`: argv is the interpreter, the program and its arguments, and a copy of a warm interpreter may run it;
+   * `fresh`: the same, and a new one must. Both have a script.
+   */
+  readonly kind: 'python' | 'fresh' | 'command';
   readonly argv: readonly string[];
   readonly env: Readonly<Record<string, string>>;
   /** Code that appears at `name`, a regular file of the workspace, for this run only. */
@@ -13,8 +16,8 @@ export interface LaunchPlan {
   readonly limits: Limits;
   /** Refuse memory that is writable and executable. */
   readonly writeXorExecute: boolean;
-  /** Called when the namespaces stand and before any code of the client runs, with process 1's pid. */
-  readonly onNamespaces?: ((pid1: number) => void) | undefined;
+  /** The file by which a process joins the run's cgroup, seen from the directory that has them all. */
+  readonly cgroup?: string | undefined;
 }
 
 export interface OutputSink {
@@ -38,8 +41,11 @@ export type LaunchEnd =
   | { readonly kind: 'broken'; readonly reason: string };
 
 export interface LaunchedRun {
-  /** Host pid of process 1 of the run's pid namespace, while the program runs in its finished sandbox. */
-  pid1(): number | undefined;
+  /**
+   * Host pids: of process 1 of the run's pid namespace, then of the program. What else is alive descends from them.
+   * Empty while there is none.
+   */
+  pids(): readonly number[];
   /** Ends every process of the run. May be called at any time, more than once. */
   kill(): void;
   /** Resolves when no process of the run is alive and all its output has been handed on. Never rejects. */

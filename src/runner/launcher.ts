@@ -1,32 +1,35 @@
 /**
- * Who makes runs: a zygote for each workspace that is in use, and in it a spare for each slot that was used lately.
+ * Who makes runs: a zygote for each workspace that is in use, and a cell for each slot that was used lately.
  *
- * - A run takes the spare of its slot, or waits until one is made; when it has ended, the next is made.
+ * - A run takes the cell of its slot, or waits until one is made; when it has ended, the next is made.
  * - A zygote is replaced when it has served enough runs, has lived long enough, has grown, or shows what has been
  *   replaced on the host. The new one is started beside it and takes over when it is ready; the old one ends with its
  *   last run. One that has died is replaced by the run that finds out; no run fails for it that had not begun.
  * - Zygotes of workspaces that nobody uses are put away: after a time, and the longest unused first when all of them
  *   hold more memory than they may.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type Cell, ZygoteFailure } from './cell.ts';
 import { readable, rootLinks, virtualEnvironment } from './host.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from './launch.ts';
-import { encodePlan } from './plan.ts';
+import { limitedResources } from './plan.ts';
 import { ETC, OWN_ETC, sandboxArguments } from './sandbox.ts';
-import { compileSeccomp, currentArch, loadProfile } from './seccomp/compile.ts';
-import { type Spare, ZygoteFailure } from './spare.ts';
-import { WarmWorkspace } from './warm-workspace.ts';
-import { Zygote, ZYGOTE_DIR } from './zygote.ts';
+import { compileStages, currentArch, loadProfile } from './seccomp/compile.ts';
+import { discard, WarmWorkspace } from './warm-workspace.ts';
+import { CGROUP_DIR, Zygote, ZYGOTE_DIR } from './zygote.ts';
 
 export interface LauncherOptions {
   readonly python: string;
   /** What runs find in their environment, and so the interpreter that they are copied from. */
   readonly env: Readonly<Record<string, string>>;
-  /** Memory is counted per run by a cgroup; without one, memory that no process maps is refused by seccomp. */
-  readonly cgroup: boolean;
+  /**
+   * The directory with a cgroup for each run, which counts its memory; without one, memory that no process maps is
+   * refused by seccomp.
+   */
+  readonly cgroups: string | undefined;
   readonly tmpBytes: number;
   readonly warm: WarmOptions;
 }
@@ -43,13 +46,18 @@ interface WarmOptions {
 }
 
 const HOUSEKEEPING_MS = 5000;
-/** A spare of a slot that has not been used for this long costs more than it brings. */
-const SPARE_IDLE_MS = 60_000;
+/** The cell of a slot that has not been used for this long costs more than it brings. */
+const CELL_IDLE_MS = 60_000;
+/** A run that lasts asks so often whether its zygote still answers. */
+const PING_MS = 1000;
 const TRIES = 3;
 
 /** Read at once: later the server may be a user who cannot read its own program. */
 const PROFILE = loadProfile();
-const ZYGOTE = readFileSync(new URL('./zygote.py', import.meta.url), 'utf8');
+const INSIDE = new URL('./inside/', import.meta.url);
+const ZYGOTE = readdirSync(INSIDE)
+  .filter((name) => name.endsWith('.py'))
+  .map((name) => [name, readFileSync(new URL(name, INSIDE), 'utf8')] as const);
 const PRIVATE_DIR = 'nox-runner-';
 /** The program that a zygote is stopped in front of; run.ts gives code this name unless it is asked for another. */
 const PROGRAM = 'run.py';
@@ -72,7 +80,7 @@ export class ZygoteLauncher implements Launcher {
     await chmod(dir, 0o700);
     await mkdir(join(dir, 'etc'));
     await mkdir(join(dir, 'zygote'));
-    await writeFile(join(dir, 'zygote', 'sitecustomize.py'), ZYGOTE);
+    for (const [name, text] of ZYGOTE) await writeFile(join(dir, 'zygote', name), text);
     for (const [name, text] of Object.entries(OWN_ETC)) await writeFile(join(dir, 'etc', name), text);
     return new ZygoteLauncher(dir, options);
   }
@@ -88,21 +96,20 @@ export class ZygoteLauncher implements Launcher {
       rootLinks: rootLinks(),
       etc: ETC.filter(readable),
       venv,
+      cgroups: options.cgroups === undefined ? undefined : { from: options.cgroups, at: CGROUP_DIR },
     };
-    const arch = currentArch();
-    const unaccountedMemory = options.cgroup ? ('allow' as const) : ('deny' as const);
-    const filters = {
-      open: compileSeccomp(PROFILE, arch, { writeXorExecute: false, unaccountedMemory }),
-      strict: compileSeccomp(PROFILE, arch, {
-        writeXorExecute: true,
-        unaccountedMemory,
-      }),
+    const { env, tmpBytes, warm, python, cgroups } = options;
+    const filters = compileStages(PROFILE, currentArch(), cgroups === undefined ? 'deny' : 'allow');
+    const settings = {
+      ...{ env, shown: this.#shown, tmpBytes, filters, preload: warm.on ? warm.preload : '' },
+      limits: limitedResources(cgroups !== undefined),
+      cgroups: cgroups === undefined ? '' : CGROUP_DIR,
     };
-    const { env, tmpBytes, warm, python } = options;
     this.#makeZygote = (workspace) =>
       new Zygote({
         argv: [...sandboxArguments({ ...host, workspace }), python, `${workspace}/${PROGRAM}`],
-        ...{ env, workspace, shown: this.#shown, tmpBytes, filters, preload: warm.on ? warm.preload : '' },
+        workspace,
+        ...settings,
       });
     this.#housekeeping = setInterval(() => {
       this.#tidy();
@@ -110,7 +117,7 @@ export class ZygoteLauncher implements Launcher {
   }
 
   launch(slot: number, plan: LaunchPlan, sink: OutputSink): LaunchedRun {
-    return new Run(slot, this.#cold(plan), sink, this.#options.cgroup, () => this.#use(plan.workspace));
+    return new Run(slot, this.#cold(plan), sink, () => this.#use(plan.workspace));
   }
 
   /** Starts the zygote of a workspace that is about to be used. */
@@ -128,7 +135,7 @@ export class ZygoteLauncher implements Launcher {
 
   /** With NOX_WARM=off every interpreter is a new one. */
   #cold(plan: LaunchPlan): LaunchPlan {
-    return this.#options.warm.on ? plan : { ...plan, kind: 'command' };
+    return this.#options.warm.on || plan.kind !== 'python' ? plan : { ...plan, kind: 'fresh' };
   }
 
   /** The zygote of a workspace, started if there is none that serves. */
@@ -172,7 +179,7 @@ export class ZygoteLauncher implements Launcher {
       this.#all.delete(warm);
       if (this.#active.get(workspace) === warm) this.#active.delete(workspace);
     });
-    // One more needs room; those that stand have their spares by now, and can be measured.
+    // One more needs room; those that stand have their cells by now, and can be measured.
     setTimeout(() => {
       this.#keepToBudget();
     }, 1).unref();
@@ -192,7 +199,7 @@ export class ZygoteLauncher implements Launcher {
     for (const [workspace, warm] of this.#active) {
       if (warm.running > 0) continue;
       warm.lookIfUsed();
-      warm.dropIdleSpares(now - SPARE_IDLE_MS);
+      warm.dropIdleCells(now - CELL_IDLE_MS);
       const idle = now - warm.lastUsed > this.#options.warm.idleSeconds * 1000;
       // One that is worn and idle is started again by its next run, if there is one.
       if (idle || (warm.worn && now - warm.lastUsed > HOUSEKEEPING_MS)) {
@@ -221,50 +228,47 @@ class Run implements LaunchedRun {
   readonly ended: Promise<LaunchEnd>;
   readonly #killed = Promise.withResolvers<undefined>();
   #isKilled = false;
-  #spare: Spare | undefined;
+  #cell: Cell | undefined;
 
-  constructor(slot: number, plan: LaunchPlan, sink: OutputSink, cgroup: boolean, use: () => WarmWorkspace) {
-    this.ended = this.#run(slot, plan, sink, cgroup, use);
+  constructor(slot: number, plan: LaunchPlan, sink: OutputSink, use: () => WarmWorkspace) {
+    this.ended = this.#run(slot, plan, sink, use);
   }
 
-  pid1(): number | undefined {
-    return this.#spare?.pid1;
+  pids(): readonly number[] {
+    return this.#cell?.pids ?? [];
   }
 
   kill(): void {
     this.#isKilled = true;
     this.#killed.resolve(undefined);
-    this.#spare?.kill();
+    this.#cell?.kill();
   }
 
-  async #run(
-    slot: number,
-    plan: LaunchPlan,
-    sink: OutputSink,
-    cgroup: boolean,
-    use: () => WarmWorkspace,
-  ): Promise<LaunchEnd> {
+  async #run(slot: number, plan: LaunchPlan, sink: OutputSink, use: () => WarmWorkspace): Promise<LaunchEnd> {
+    const needsCopy = plan.kind !== 'command';
     let reason = '';
     for (let attempt = 0; attempt < TRIES && !this.#isKilled; attempt += 1) {
       let warm: WarmWorkspace | undefined;
+      let ping: NodeJS.Timeout | undefined;
       try {
         warm = use();
-        const taken = warm.take(slot);
-        const spare = taken instanceof Promise ? await this.#unlessKilled(taken) : taken;
-        if (spare === undefined) break;
-        this.#spare = spare;
-        if (this.#wasKilled()) spare.kill();
-        else joinLimits(spare, plan);
-        const end = await spare.run(encodePlan(plan, cgroup), plan.stdin, sink);
-        // A cgroup can be removed only when init has left it too.
-        if (plan.onNamespaces !== undefined) await spare.gone;
-        return end;
+        const { zygote } = warm;
+        const taken = warm.take(slot, needsCopy);
+        const cell = taken instanceof Promise ? await this.#unlessKilled(taken) : taken;
+        if (cell === undefined) break;
+        this.#cell = cell;
+        if (this.#wasKilled()) cell.kill();
+        ping = setInterval(() => {
+          zygote.ping();
+        }, PING_MS);
+        return await cell.run(plan, sink);
       } catch (error) {
-        this.#spare?.kill();
+        this.#cell?.kill();
         reason = error instanceof Error ? error.message : String(error);
         if (!(error instanceof ZygoteFailure)) break;
       } finally {
-        warm?.release(slot);
+        clearInterval(ping);
+        warm?.release(slot, needsCopy);
       }
     }
     return this.#isKilled ? { kind: 'killed' } : { kind: 'broken', reason };
@@ -275,24 +279,11 @@ class Run implements LaunchedRun {
     return this.#isKilled;
   }
 
-  async #unlessKilled(coming: Promise<Spare>): Promise<Spare | undefined> {
-    const spare = await Promise.race([coming, this.#killed.promise]);
-    if (spare === undefined) void coming.then(discard, () => undefined);
-    return spare;
+  async #unlessKilled(coming: Promise<Cell>): Promise<Cell | undefined> {
+    const cell = await Promise.race([coming, this.#killed.promise]);
+    if (cell === undefined) void coming.then(discard, () => undefined);
+    return cell;
   }
-}
-
-/** One that comes too late belongs to nobody. */
-function discard(spare: Spare): void {
-  spare.kill();
-}
-
-/** Without its limits a run must not begin: it is killed before it has its plan. */
-function joinLimits(spare: Spare, plan: LaunchPlan): void {
-  if (plan.onNamespaces === undefined) return;
-  const { pid1 } = spare;
-  if (pid1 === undefined) throw new Error('process 1 of the run cannot be found in /proc');
-  plan.onNamespaces(pid1);
 }
 
 /** Removes what runners that were killed have left. Another user's is not ours to remove, and cannot be. */

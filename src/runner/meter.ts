@@ -4,7 +4,8 @@
  * Sampling sees what lives at the moment of the sample. In between, each process is held by its rlimits; a process
  * that its parent does not wait for (SIGCHLD ignored) takes its CPU time along unseen, which the wall time bounds.
  */
-import { readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
+import { statfsSync, statSync } from 'node:fs';
+import { list, processTree, read, sizeOf } from './proc.ts';
 
 export interface Sample {
   readonly memoryBytes: number;
@@ -18,10 +19,14 @@ export interface FinalSample extends Sample {
 }
 
 export interface Meter {
-  /** Where there is one, called before any code of the client runs. May throw: the run is then a sandbox_error. */
-  readonly attach?: (pid1: number) => void;
-  /** Peak memory and processes, CPU time so far; undefined while nothing can be read. */
-  sample(pid1: number): Sample | undefined;
+  /** The file by which a process of the run joins its cgroup, where there is one: see LaunchPlan. */
+  readonly cgroup?: string;
+  /**
+   * Peak memory and processes, CPU time so far.
+   *
+   * @param pids host pids of process 1 of the run, and of its program
+   */
+  sample(pids: readonly number[]): Sample;
   /** After the death of the last process. Frees what the meter holds. */
   finish(): FinalSample;
 }
@@ -42,12 +47,13 @@ export class ProcMeter implements Meter {
     this.#processLimit = limits.processes;
   }
 
-  sample(pid1: number): Sample {
+  sample(roots: readonly number[]): Sample {
+    const [pid1 = 0] = roots;
     let resident = 0;
     let ticks = 0;
     let threads = 0;
     let virtual = 0;
-    const pids = processTree(pid1);
+    const pids = processTree(roots);
     for (const pid of pids) {
       const stat = readStat(pid);
       if (stat === undefined) continue;
@@ -61,7 +67,11 @@ export class ProcMeter implements Meter {
     // The sum of resident sizes counts shared pages many times: it may clear a run, but convict none. What is not
     // resident (page tables, shared memory that was let go of) needs addresses: below the limit there is none of it.
     let memory = resident + tmpfs;
-    if (memory > this.#memoryLimit || virtual > this.#memoryLimit) memory = countedBytes(pids, tmpfs);
+    if (memory > this.#memoryLimit || virtual > this.#memoryLimit) {
+      // Process 1 shares the memory of the zygote.
+      const own = pids.filter((pid) => pid !== pid1);
+      memory = countedBytes(own, tmpfs);
+    }
     this.#peak = {
       memoryBytes: Math.max(this.#peak.memoryBytes, memory),
       cpuSeconds: Math.max(this.#peak.cpuSeconds, ticks / TICKS_PER_SECOND),
@@ -73,18 +83,6 @@ export class ProcMeter implements Meter {
   finish(): FinalSample {
     return { ...this.#peak, oomKilled: false, processLimitHit: this.#peak.processes >= this.#processLimit };
   }
-}
-
-/** `pid` and its descendants; an orphan becomes a child of process 1, so that none is missed. */
-function processTree(pid: number): number[] {
-  const found = [pid];
-  for (const each of found) {
-    for (const task of list(`/proc/${String(each)}/task`)) {
-      const children = read(`/proc/${String(each)}/task/${task}/children`);
-      for (const child of children.split(' ')) if (child !== '') found.push(Number(child));
-    }
-  }
-  return found;
 }
 
 interface Stat {
@@ -118,10 +116,8 @@ function countedBytes(pids: readonly number[], tmpfs: number): number {
   let shared = 0;
   const mappings = new Map<string, number>();
   for (const pid of pids) {
-    const rollup = read(`/proc/${pid}/smaps_rollup`);
-    own += kib(/^Pss_Anon:\s+(\d+) kB$/m.exec(rollup));
-    shared += kib(/^Pss_Shmem:\s+(\d+) kB$/m.exec(rollup));
-    own += kib(/^VmPTE:\s+(\d+) kB$/m.exec(read(`/proc/${pid}/status`)));
+    own += sizeOf(pid, 'smaps_rollup', 'Pss_Anon') + sizeOf(pid, 'status', 'VmPTE');
+    shared += sizeOf(pid, 'smaps_rollup', 'Pss_Shmem');
     for (const [inode, size] of sharedMappings(pid))
       mappings.set(inode, Math.max(size, mappings.get(inode) ?? 0));
   }
@@ -140,13 +136,13 @@ function sharedMappings(pid: number): Map<string, number> {
 }
 
 /**
- * Bytes on disk of files that are deleted and still open, in the processes below `pid1`: du does not see them.
+ * Bytes on disk of files that are deleted and still open, in these processes and below them: du does not see them.
  *
  * @param dev the device of the workspace
  */
-export function deletedBytes(pid1: number, dev: number): number {
+export function deletedBytes(roots: readonly number[], dev: number): number {
   const sizes = new Map<number, number>();
-  for (const pid of processTree(pid1)) {
+  for (const pid of processTree(roots)) {
     for (const fd of list(`/proc/${pid}/fd`)) {
       try {
         const { dev: device, ino, nlink, blocks } = statSync(`/proc/${pid}/fd/${fd}`);
@@ -159,33 +155,13 @@ export function deletedBytes(pid1: number, dev: number): number {
   return [...sizes.values()].reduce((sum, size) => sum + size, 0);
 }
 
-const kib = (match: RegExpExecArray | null): number => Number(match?.[1] ?? 0) * 1024;
-
+/** /tmp and /dev/shm of a run are one file system. */
 function tmpfsBytes(pid1: number): number {
-  let bytes = 0;
-  for (const dir of ['tmp', 'dev/shm']) {
-    try {
-      const { type, blocks, bfree, bsize } = statfsSync(`/proc/${String(pid1)}/root/${dir}`);
-      if (type === TMPFS_MAGIC) bytes += (blocks - bfree) * bsize;
-    } catch {
-      // Process 1 is gone.
-    }
-  }
-  return bytes;
-}
-
-function read(path: string): string {
   try {
-    return readFileSync(path, 'utf8');
+    const { type, blocks, bfree, bsize } = statfsSync(`/proc/${pid1}/root/tmp`);
+    return type === TMPFS_MAGIC ? (blocks - bfree) * bsize : 0;
   } catch {
-    return '';
-  }
-}
-
-function list(path: string): string[] {
-  try {
-    return readdirSync(path);
-  } catch {
-    return [];
+    // Process 1 is gone.
+    return 0;
   }
 }

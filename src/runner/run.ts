@@ -116,9 +116,7 @@ export class Placeholder {
 interface PlacedProgram {
   readonly argv: readonly string[];
   readonly script?: { readonly name: string; readonly code: string };
-  readonly python: boolean;
-  /** A new interpreter was asked for. */
-  readonly fresh: boolean;
+  readonly kind: LaunchPlan['kind'];
   release(): void;
 }
 
@@ -127,7 +125,7 @@ async function placeProgram(context: RunContext, program: RunRequest['program'])
   context.workspace.prepare();
   if (program.kind === 'command') {
     context.placeholder.remove();
-    return { argv: program.argv, python: false, fresh: true, release: () => undefined };
+    return { argv: program.argv, kind: 'command', release: () => undefined };
   }
   const { workspace, python } = context;
   const { code, filename, args } = program;
@@ -145,8 +143,7 @@ async function placeProgram(context: RunContext, program: RunRequest['program'])
   return {
     argv: [python, `${workspace.path}/${shown}`, ...args],
     script: { name, code },
-    python: true,
-    fresh: program.fresh === true,
+    kind: program.fresh === true ? 'fresh' : 'python',
     release: () => {
       workspace.release(name);
     },
@@ -174,7 +171,7 @@ class Run {
   /** @returns undefined where the code found no place; nothing has run then */
   async execute(placed: PlacedProgram, signal: AbortSignal): Promise<RunResult | undefined> {
     const { launcher, disk } = this.#context;
-    const { slot, limits, log } = this.#order;
+    const { slot, limits, log, request } = this.#order;
     const began = performance.now();
     const meter = this.#context.newMeter(limits);
     let end: LaunchEnd;
@@ -201,13 +198,13 @@ class Run {
         impose('timeout');
       }, limits.wallSeconds * 1000);
       const sampling = setInterval(() => {
-        this.#sample(meter, launched.pid1(), impose);
+        this.#sample(meter, launched.pids(), impose);
       }, SAMPLE_MS);
       const unwatch = disk.watch({
         stop: () => {
           impose('disk_limit');
         },
-        pid1: () => launched.pid1(),
+        pids: () => launched.pids(),
       });
       end = await launched.ended;
       clearTimeout(timeout);
@@ -221,7 +218,7 @@ class Run {
     this.#stdout.end();
     this.#stderr.end();
     const result = this.#result(end, final, (performance.now() - began) / 1000);
-    if (result.outcome === 'sandbox_error') log.error({ reason: reasonOf(end) }, 'sandbox_error');
+    if (result.outcome === 'sandbox_error') log.error({ requestId: request.id, reason: reasonOf(end) }, 'sandbox_error');
     return result;
   }
 
@@ -230,20 +227,20 @@ class Run {
     const { python, workspace, writeXorExecute } = this.#context;
     return {
       workspace: workspace.path,
-      kind: placed.python && !placed.fresh ? 'python' : 'command',
+      kind: placed.kind,
       argv: placed.argv,
       env: environment(python),
       script: placed.script,
       stdin: request.stdin,
       limits,
-      writeXorExecute: placed.python && writeXorExecute,
-      onNamespaces: meter.attach === undefined ? undefined : (pid1) => meter.attach?.(pid1),
+      writeXorExecute: placed.kind !== 'command' && writeXorExecute,
+      cgroup: meter.cgroup,
     };
   }
 
-  #sample(meter: Meter, pid1: number | undefined, impose: (cause: ImposedCause) => void): void {
-    const sample = pid1 === undefined ? undefined : meter.sample(pid1);
-    if (sample === undefined) return;
+  #sample(meter: Meter, pids: readonly number[], impose: (cause: ImposedCause) => void): void {
+    if (pids.length === 0) return;
+    const sample = meter.sample(pids);
     const { limits } = this.#order;
     if (sample.cpuSeconds > limits.cpuSeconds) impose('cpu_limit');
     if (sample.memoryBytes > limits.memoryBytes) impose('memory_limit');

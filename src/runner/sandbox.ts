@@ -31,6 +31,16 @@ export const OWN_ETC: Readonly<Record<string, string>> = {
   'nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n',
 };
 
+const DEVICES = ['null', 'zero', 'full', 'random', 'urandom', 'tty'];
+const DEVICE_LINKS = {
+  fd: '/proc/self/fd',
+  stdin: '/proc/self/fd/0',
+  stdout: '/proc/self/fd/1',
+  stderr: '/proc/self/fd/2',
+  core: '/proc/kcore',
+  ptmx: 'pts/ptmx',
+};
+
 export interface SandboxPlan {
   /** Absolute path of the workspace, the same on both sides. */
   readonly workspace: string;
@@ -44,6 +54,8 @@ export interface SandboxPlan {
   readonly etc: readonly string[];
   /** A virtual environment outside /usr, shown read-only at its own path. */
   readonly venv: string | undefined;
+  /** Where the cgroups of the runs are, and where the zygote is to see them. */
+  readonly cgroups?: { readonly from: string; readonly at: string } | undefined;
 }
 
 /** Directories of a host's root that hold programs and libraries. */
@@ -59,28 +71,29 @@ export function sandboxArguments(plan: SandboxPlan): string[] {
     `/etc/${name}`,
   ]);
   return [
-    // Each by name: `--unshare-all` would go on without a cgroup namespace.
-    ...[
-      '--unshare-user',
-      '--unshare-pid',
-      '--unshare-ipc',
-      '--unshare-uts',
-      '--unshare-net',
-      '--unshare-cgroup',
-    ],
-    ...['--hostname', 'nox', '--uid', '1000', '--gid', '1000'],
+    // Each by name: `--unshare-all` would go on without a cgroup namespace. Programs that join a cgroup of their own
+    // take a namespace after that: one from here would not let them.
+    ...['--unshare-user', '--unshare-pid', '--unshare-ipc', '--unshare-uts', '--unshare-net'],
+    ...(plan.cgroups === undefined ? ['--unshare-cgroup'] : []),
+    ...['--hostname', 'nox'],
     // A new session has no controlling terminal: TIOCSTI has nothing to push into.
     ...['--die-with-parent', '--new-session', '--as-pid-1'],
-    // For mounts and namespaces, for its network namespaces, and for giving capabilities up.
+    // For mounts and namespaces, for its network namespaces, and for giving capabilities up. They are held in the
+    // namespace that owns all others only if bwrap makes no second one: hence no other uid than the runner's, and not
+    // bwrap's own /dev, whose devpts it mounts as root.
     ...[
       '--cap-drop',
       'ALL',
       ...['CAP_SYS_ADMIN', 'CAP_NET_ADMIN', 'CAP_SETPCAP'].flatMap((name) => ['--cap-add', name]),
     ],
     ...['--ro-bind', '/usr', '/usr', '--perms', '0755', '--dir', '/etc', ...roots, ...etc, ...ownEtc],
-    ...['--proc', '/proc', '--dev', '/dev', '--dir', '/tmp', '--dir', '/run'],
+    ...['--proc', '/proc', '--tmpfs', '/dev', '--dir', '/tmp', '--dir', '/run'],
+    ...DEVICES.flatMap((name) => ['--dev-bind', `/dev/${name}`, `/dev/${name}`]),
+    ...['--dir', '/dev/shm', '--dir', '/dev/pts'],
+    ...Object.entries(DEVICE_LINKS).flatMap(([name, target]) => ['--symlink', target, `/dev/${name}`]),
     ...(plan.venv === undefined ? [] : ['--ro-bind', plan.venv, plan.venv]),
     ...(plan.zygote === undefined ? [] : ['--ro-bind', plan.zygote.from, plan.zygote.at]),
+    ...(plan.cgroups === undefined ? [] : ['--bind', plan.cgroups.from, plan.cgroups.at]),
     ...['--bind', plan.workspace, plan.workspace],
     // Both are tmpfs without a size, owned by the run's user: writable they would be memory that no limit sees.
     ...['--remount-ro', '/dev', '--remount-ro', '/'],

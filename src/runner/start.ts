@@ -73,7 +73,7 @@ async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Pr
     launcher: await ZygoteLauncher.create({
       python,
       env: environment(python),
-      cgroup: cgroup.available,
+      cgroups: cgroup.available ? cgroup.path : undefined,
       tmpBytes: config.limits.tmpBytes,
       warm: config.warm,
     }),

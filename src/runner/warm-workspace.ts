@@ -1,6 +1,6 @@
-/** A workspace that is in use: its zygote, a spare for each slot that was used lately, and what they have been through. */
-import { readFileSync, readdirSync } from 'node:fs';
-import type { Spare } from './spare.ts';
+/** A workspace that is in use: its zygote, a cell for each slot that was used lately, and what they have been through. */
+import type { Cell } from './cell.ts';
+import { processTree, sizeOf } from './proc.ts';
 import type { Zygote } from './zygote.ts';
 
 /** Runs of one zygote share its address layout and its hash seed (SECURITY.md); these two bound for how long. */
@@ -10,8 +10,18 @@ const MAX_AGE_MS = 600_000;
 const MAX_GROWTH_BYTES = 32 * 1024 * 1024;
 /** Every so many runs, and while nothing runs, its memory is looked at. */
 const LOOK_EVERY_RUNS = 256;
-/** Long enough for an answer to be written first; a run that comes sooner has its spare made at once. */
-const SPARE_DELAY_MS = 1;
+/** Long enough for an answer to be written first; a run that comes sooner has its cell made at once. */
+const PREPARE_DELAY_MS = 1;
+/** A zygote learns what its runs write when nothing has run for so long, or is done with so many: it takes a moment. */
+const PIN_IDLE_MS = 100;
+const PIN_RUNS = 16;
+
+interface Kept {
+  readonly promise: Promise<Cell>;
+  readonly warm: boolean;
+  readonly used: number;
+  cell?: Cell;
+}
 
 export class WarmWorkspace {
   readonly zygote: Zygote;
@@ -20,8 +30,9 @@ export class WarmWorkspace {
   running = 0;
   lastUsed = performance.now();
   failed = false;
-  readonly #spares = new Map<number, { readonly promise: Promise<Spare>; spare?: Spare; used: number }>();
+  readonly #kept = new Map<number, Kept>();
   #runs = 0;
+  #pinned = false;
   #retired = false;
   #ownBytes = 0;
   #grown = false;
@@ -45,27 +56,29 @@ export class WarmWorkspace {
     return this.#grown || this.#runs >= MAX_RUNS || performance.now() - this.zygote.startedAt > MAX_AGE_MS;
   }
 
-  /** What it holds, its spares included, each page in proportion to how many share it. */
+  /** What it holds, its cells included, each page in proportion to how many share it. */
   get bytes(): number {
     if (this.#bytes === 0) this.#bytes = proportionalBytes(this.zygote.pid);
     return this.#bytes;
   }
 
-  /** The spare of a slot if it is ready, else the promise of one. */
-  take(slot: number): Spare | Promise<Spare> {
+  /** The cell of a slot if it is ready, else the promise of one. */
+  take(slot: number, warm: boolean): Cell | Promise<Cell> {
     this.running += 1;
     this.lastUsed = performance.now();
     this.#runs += 1;
     if (this.#runs % LOOK_EVERY_RUNS === 0) this.look();
-    const kept = this.#spares.get(slot);
-    this.#spares.delete(slot);
-    if (kept?.spare?.usable === true) return kept.spare;
-    if (kept !== undefined && kept.spare === undefined) return kept.promise;
-    return this.zygote.spare(slot);
+    const kept = this.#kept.get(slot);
+    this.#kept.delete(slot);
+    if (kept?.warm === warm) {
+      if (kept.cell === undefined) return kept.promise;
+      if (kept.cell.usable) return kept.cell;
+    } else if (kept !== undefined) void kept.promise.then(discard, () => undefined);
+    return this.zygote.cell(slot, warm);
   }
 
-  /** Ends what `take` began. */
-  release(slot: number): void {
+  /** Ends what `take` began; the next run of the slot is expected to be of the same kind. */
+  release(slot: number, warm: boolean): void {
     this.running -= 1;
     this.lastUsed = performance.now();
     if (this.#retired) {
@@ -73,20 +86,21 @@ export class WarmWorkspace {
       return;
     }
     setTimeout(() => {
-      this.#prepare(slot);
-    }, SPARE_DELAY_MS).unref();
+      this.#prepare(slot, warm);
+    }, PREPARE_DELAY_MS).unref();
+    if (!this.#pinned) this.#pinSoon();
   }
 
   prepareLike(other: WarmWorkspace): void {
-    for (const slot of other.#spares.keys()) this.#prepare(slot);
+    for (const [slot, { warm }] of other.#kept) this.#prepare(slot, warm);
   }
 
-  dropIdleSpares(before: number): void {
-    const [newest] = [...this.#spares.values()].sort((a, b) => b.used - a.used);
-    for (const [slot, kept] of this.#spares) {
-      if (kept === newest || kept.used > before || kept.spare === undefined) continue;
-      this.#spares.delete(slot);
-      kept.spare.kill();
+  dropIdleCells(before: number): void {
+    const [newest] = [...this.#kept.values()].sort((a, b) => b.used - a.used);
+    for (const [slot, kept] of this.#kept) {
+      if (kept === newest || kept.used > before || kept.cell === undefined) continue;
+      this.#kept.delete(slot);
+      kept.cell.kill();
     }
   }
 
@@ -107,55 +121,45 @@ export class WarmWorkspace {
     if (this.running === 0) this.zygote.kill();
   }
 
-  #prepare(slot: number): void {
-    if (this.#retired || this.#spares.has(slot) || !this.zygote.alive) return;
-    const kept: { promise: Promise<Spare>; spare?: Spare; used: number } = {
-      promise: this.zygote.spare(slot),
-      used: performance.now(),
+  #prepare(slot: number, warm: boolean): void {
+    if (this.#retired || this.#kept.has(slot) || !this.zygote.alive) return;
+    const kept: Kept = { promise: this.zygote.cell(slot, warm), warm, used: performance.now() };
+    this.#kept.set(slot, kept);
+    const forget = () => {
+      if (this.#kept.get(slot) === kept) this.#kept.delete(slot);
     };
-    this.#spares.set(slot, kept);
-    kept.promise.then(
-      (spare) => {
-        kept.spare = spare;
-        void spare.gone.then(() => {
-          if (this.#spares.get(slot) === kept) this.#spares.delete(slot);
-        });
-      },
-      () => {
-        if (this.#spares.get(slot) === kept) this.#spares.delete(slot);
-      },
-    );
+    kept.promise.then((cell) => {
+      kept.cell = cell;
+      void cell.gone.then(forget);
+    }, forget);
+  }
+
+  #pinSoon(): void {
+    const { lastUsed } = this;
+    const pin = () => {
+      if (this.#pinned || this.#retired) return;
+      this.#pinned = true;
+      this.zygote.pin();
+    };
+    if (this.#runs >= PIN_RUNS) pin();
+    else
+      setTimeout(() => {
+        if (this.running === 0 && this.lastUsed === lastUsed) pin();
+      }, PIN_IDLE_MS).unref();
   }
 }
 
-/** Private memory of one process (proc_pid_status(5), RssAnon); 0 when it cannot be read. */
+/** One that comes too late belongs to nobody. */
+export function discard(cell: Cell): void {
+  cell.kill();
+}
+
+/** Private memory of one process (proc_pid_status(5)). */
 function residentBytes(pid: number | undefined): number {
-  return field(pid, 'status', /^RssAnon:\s+(\d+) kB$/m);
+  return pid === undefined ? 0 : sizeOf(pid, 'status', 'RssAnon');
 }
 
 function proportionalBytes(pid: number | undefined): number {
-  return processTree(pid).reduce((sum, each) => sum + field(each, 'smaps_rollup', /^Pss:\s+(\d+) kB$/m), 0);
-}
-
-function processTree(pid: number | undefined): number[] {
-  const found = pid === undefined ? [] : [pid];
-  for (const each of found) {
-    try {
-      for (const task of readdirSync(`/proc/${String(each)}/task`)) {
-        const children = readFileSync(`/proc/${String(each)}/task/${task}/children`, 'utf8');
-        found.push(...children.split(' ').filter(Boolean).map(Number));
-      }
-    } catch {
-      // It has ended.
-    }
-  }
-  return found;
-}
-
-function field(pid: number | undefined, file: string, line: RegExp): number {
-  try {
-    return Number(line.exec(readFileSync(`/proc/${String(pid)}/${file}`, 'utf8'))?.[1] ?? 0) * 1024;
-  } catch {
-    return 0;
-  }
+  const pids = pid === undefined ? [] : processTree([pid]);
+  return pids.reduce((sum, each) => sum + sizeOf(each, 'smaps_rollup', 'Pss'), 0);
 }

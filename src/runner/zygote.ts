@@ -1,25 +1,30 @@
 /**
- * One zygote: bwrap and in it zygote.py, which has the theory of operation; here is the runner's end of its socket.
+ * One zygote: bwrap and in it nox_zygote.py, which has the theory of operation; here is the runner's end of its socket.
  *
  * States: starting → ready (`up` was heard) → ended (bwrap has exited, and with it every process of the sandbox).
  * If the runner dies, bwrap gets SIGKILL as its child, and process 1 as bwrap's (PR_SET_PDEATHSIG).
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
+import { Cell, ZygoteFailure } from './cell.ts';
 import { BWRAP } from './host.ts';
-import { packString, packStrings } from './plan.ts';
-import { Spare, ZygoteFailure } from './spare.ts';
+import { packStrings } from './plan.ts';
+import { childrenOf } from './proc.ts';
 
-/** Where zygote.py is seen in the sandbox; a run has a /tmp of its own over it. */
+/** Where the zygote's program and the cgroups of the runs are in the sandbox; a run has a /tmp of its own over it. */
 export const ZYGOTE_DIR = '/tmp/.nox';
+export const CGROUP_DIR = '/tmp/.nox-cgroup';
 /** A package that takes longer to load is as good as broken. */
 const START_TIMEOUT_MS = 60_000;
-/** A spare takes milliseconds; a zygote that does not make one has been stopped or is stuck. */
-const SPARE_TIMEOUT_MS = 5000;
+/** A cell takes milliseconds; a zygote that does not make one has been stopped or is stuck. */
+const CELL_TIMEOUT_MS = 5000;
 /** The kernel ends a process within this, if it ends it at all. */
 const KILL_TIMEOUT_MS = 5000;
+/** A zygote that does not answer for so long has been stopped: nobody would hear of the end of its runs. */
+const PING_TIMEOUT_MS = 5000;
 const COMPLAINT_MAX = 4096;
+/** The zygote's own rehearsal of a run (nox_memory.py). */
+const NOBODY = '0';
 
 export interface ZygoteOptions {
   /** bwrap's arguments, the interpreter and its program included. */
@@ -30,14 +35,19 @@ export interface ZygoteOptions {
   /** Other directories that are shown, at their own paths. */
   readonly shown: readonly string[];
   readonly tmpBytes: number;
-  readonly filters: { readonly open: Uint8Array; readonly strict: Uint8Array };
+  /** Resources that are limited in every run (plan.ts). */
+  readonly limits: readonly number[];
+  /** Where the zygote sees the cgroups of the runs; '' where there are none. */
+  readonly cgroups: string;
+  readonly filters: { readonly base: Uint8Array; readonly open: Uint8Array; readonly strict: Uint8Array };
   /** Names of packages, separated by spaces. */
   readonly preload: string;
 }
 
 interface Order {
   readonly lane: number;
-  readonly resolve: (spare: Spare) => void;
+  readonly warm: boolean;
+  readonly resolve: (cell: Cell) => void;
   readonly reject: (error: ZygoteFailure) => void;
 }
 
@@ -53,10 +63,11 @@ export class Zygote {
   readonly #control: Duplex | undefined;
   readonly #ready = Promise.withResolvers<undefined>();
   readonly #orders = new Map<string, Order>();
-  readonly #spares = new Map<string, { readonly lane: number; readonly spare: Spare }>();
+  readonly #cells = new Map<string, { readonly lane: number; readonly cell: Cell }>();
   /** Lanes whose last run may have left something in its network namespace. */
   readonly #dirty = new Set<number>();
   #pid: number | undefined;
+  #pinged: number | undefined;
   #unsent = '';
   #reason = '';
   #complaint = '';
@@ -92,42 +103,63 @@ export class Zygote {
     void Promise.race([this.ready.catch(() => undefined), this.ended]).then(() => {
       clearTimeout(timer);
     });
-    const { workspace, shown, tmpBytes, filters, preload } = options;
-    const settings = [workspace, shown.join('\0'), String(tmpBytes), filters.open, filters.strict, preload];
-    this.#control?.write(packString(packStrings(settings)));
+    const { workspace, shown, tmpBytes, limits, cgroups, filters, preload } = options;
+    this.#control?.write(
+      packStrings([
+        ...[workspace, shown.join('\0'), String(tmpBytes), limits.join(','), cgroups],
+        ...[filters.base, filters.open, filters.strict, preload],
+      ]),
+    );
   }
 
   get alive(): boolean {
     return !this.#exited;
   }
 
-  /** Host pid of the process that makes the spares, once it is ready. */
+  /** Host pid of the process that makes the cells, once it is ready. */
   get pid(): number | undefined {
     return this.#exited ? undefined : this.#pid;
   }
 
   /**
-   * A sandbox for one run.
+   * A cell for one run.
    *
    * @param lane runs of one lane must not be alive at the same time
+   * @param warm with a program that waits for Python code
    * @returns a promise that rejects with a ZygoteFailure
    */
-  async spare(lane: number): Promise<Spare> {
+  async cell(lane: number, warm: boolean): Promise<Cell> {
     await this.ready;
     if (this.#exited) throw this.#failure();
     serials += 1;
     const serial = String(serials);
-    const order = { lane, ...Promise.withResolvers<Spare>() };
+    const order = { lane, warm, ...Promise.withResolvers<Cell>() };
     this.#orders.set(serial, order);
     const network = this.#dirty.delete(lane) ? 'new' : 'old';
-    this.#send(`spare ${String(lane)} ${serial} ${network}\n`);
+    this.#send(`cell ${lane} ${serial} ${network} ${warm ? 'python' : 'bare'}\n`);
     const timer = setTimeout(() => {
-      this.#reason ||= `no spare within ${String(SPARE_TIMEOUT_MS / 1000)} s`;
+      this.#reason ||= `no cell within ${String(CELL_TIMEOUT_MS / 1000)} s`;
       this.kill();
-    }, SPARE_TIMEOUT_MS);
+    }, CELL_TIMEOUT_MS);
     return order.promise.finally(() => {
       clearTimeout(timer);
     });
+  }
+
+  /** There is time for it to learn which pages its runs write. */
+  pin(): void {
+    this.#send('pin\n');
+  }
+
+  /** Asks whether it still answers; to be called again and again. One that does not is ended. */
+  ping(): void {
+    if (this.#pinged === undefined) {
+      this.#pinged = performance.now();
+      this.#send('ping\n');
+    } else if (performance.now() - this.#pinged > PING_TIMEOUT_MS) {
+      this.#reason = `the zygote has not answered for ${PING_TIMEOUT_MS / 1000} s`;
+      this.kill();
+    }
   }
 
   /** Ends every process of the sandbox. */
@@ -139,19 +171,17 @@ export class Zygote {
 
   #heard(line: string): void {
     const [word, serial = '', ...rest] = line.split(' ');
-    const spare = this.#spares.get(serial);
-    if (word === 'up') this.#onUp(Number(serial));
-    else if (word === 'spare') this.#onSpare(serial, rest.map(Number));
-    else if (word === 'no_spare') this.#reject(serial, rest.join(' '));
-    else if (word === 'begun') spare?.spare.onBegun();
-    else if (word === 'end') this.#onEnd(serial, rest.join(' '));
-    else if (word === 'no_place') spare?.spare.onNoPlace();
-    else if (word === 'broken') spare?.spare.onBroken(rest.join(' '));
-    else if (word === 'gone') {
-      this.#spares.delete(serial);
-      // One that did not come to its end has not looked what it leaves.
-      if (spare?.spare.clean === false) this.#dirty.add(spare.lane);
-      spare?.spare.onGone();
+    if (serial === NOBODY) return;
+    const known = this.#cells.get(serial);
+    if (word === 'pong') this.#pinged = undefined;
+    else if (word === 'up') this.#onUp(Number(serial));
+    else if (word === 'cell') this.#onCell(serial, rest.map(Number));
+    else if (word === 'no_cell') this.#reject(serial, rest.join(' '));
+    else if (word === 'no_place') known?.cell.onNoPlace();
+    else if (word === 'broken') known?.cell.onBroken(rest.join(' '));
+    else if (word === 'end') {
+      this.#cells.delete(serial);
+      if (known?.cell.onEnd(rest.join(' ')) === false) this.#dirty.add(known.lane);
     } else {
       this.#reason ||= line.slice(0, COMPLAINT_MAX);
       this.kill();
@@ -159,18 +189,14 @@ export class Zygote {
   }
 
   #onUp(pid: number): void {
-    try {
-      const [first] = childrenOf(this.#child.pid ?? 0);
-      // With threads left behind, process 1 has the zygote as its child (zygote.py).
-      this.#pid = pid === 1 ? first : childrenOf(first ?? 0)[0];
-    } catch {
-      this.#pid = undefined;
-    }
+    const [first] = childrenOf(this.#child.pid ?? 0);
+    // With threads left behind, process 1 has the zygote as its child (nox_cells.py).
+    this.#pid = pid === 1 ? first : childrenOf(first ?? 0)[0];
     if (this.#pid !== undefined) this.#ready.resolve(undefined);
     else this.kill();
   }
 
-  #onSpare(serial: string, [pid = 0, plan = 0, stdout = 0, stderr = 0]: number[]): void {
+  #onCell(serial: string, [init = 0, plan = 0, stdout = 0, stderr = 0]: number[]): void {
     const order = this.#orders.get(serial);
     this.#orders.delete(serial);
     const zygote = this.#pid;
@@ -179,52 +205,48 @@ export class Zygote {
       return;
     }
     try {
-      const spare = new Spare({
+      const cell = new Cell({
         fds: { plan, stdout, stderr },
         zygote,
-        pid,
-        kill: () => {
-          this.#killSpare(serial);
+        init,
+        warm: order.warm,
+        say: (word, data) => {
+          this.#say(word, serial, data);
         },
         release: () => {
           this.#send('');
         },
       });
-      this.#spares.set(serial, { lane: order.lane, spare });
+      this.#cells.set(serial, { lane: order.lane, cell });
       // Not at once: waking the zygote for it would cost more than the descriptors.
       this.#unsent += `opened ${serial}\n`;
-      order.resolve(spare);
+      order.resolve(cell);
     } catch (error) {
       // The runner is short of descriptors, say. The other runs of the workspace need not suffer for it.
       this.#send(`opened ${serial}\nkill ${serial}\n`);
-      order.reject(new ZygoteFailure(`the pipes of a spare: ${String(error)} (see LimitNOFILE, ulimit -n)`));
+      order.reject(new ZygoteFailure(`the pipes of a cell: ${String(error)} (see LimitNOFILE, ulimit -n)`));
     }
   }
 
-  #onEnd(serial: string, report: string): void {
-    const ended = this.#spares.get(serial);
-    ended?.spare.onEnd(report);
-    // Before the lane's next spare is asked for.
-    if (ended?.spare.clean === false) this.#dirty.add(ended.lane);
-  }
-
   #reject(serial: string, reason: string): void {
-    this.#orders.get(serial)?.reject(new ZygoteFailure(`a spare could not be made: ${reason}`));
+    this.#orders.get(serial)?.reject(new ZygoteFailure(`a cell could not be made: ${reason}`));
     this.#orders.delete(serial);
   }
 
-  #send(text: string): void {
-    this.#control?.write(this.#unsent + text);
-    this.#unsent = '';
-  }
-
-  #killSpare(serial: string): void {
-    this.#send(`kill ${serial}\n`);
+  #say(word: 'kill' | 'program' | 'command', serial: string, data?: Uint8Array): void {
+    this.#send(data === undefined ? `${word} ${serial}\n` : `${word} ${serial} ${data.length}\n`, data);
+    if (word !== 'kill') return;
     setTimeout(() => {
-      if (!this.#spares.has(serial)) return;
+      if (!this.#cells.has(serial)) return;
       this.#reason = 'the zygote did not end a run when it was told to';
       this.kill();
     }, KILL_TIMEOUT_MS).unref();
+  }
+
+  #send(text: string, data?: Uint8Array): void {
+    const message = this.#unsent + text;
+    this.#unsent = '';
+    this.#control?.write(data === undefined ? message : Buffer.concat([Buffer.from(message), data]));
   }
 
   #failure(): ZygoteFailure {
@@ -249,15 +271,7 @@ export class Zygote {
     this.#ready.reject(failure);
     for (const order of this.#orders.values()) order.reject(failure);
     this.#orders.clear();
-    for (const { spare } of this.#spares.values()) {
-      spare.onBroken(`the sandbox has ended: ${failure.message}`);
-      spare.onGone();
-    }
-    this.#spares.clear();
+    for (const { cell } of this.#cells.values()) cell.onLost(`the sandbox has ended: ${failure.message}`);
+    this.#cells.clear();
   }
-}
-
-function childrenOf(pid: number): number[] {
-  const children = readFileSync(`/proc/${String(pid)}/task/${String(pid)}/children`, 'utf8');
-  return children.split(' ').filter(Boolean).map(Number);
 }

@@ -1,23 +1,28 @@
 /**
- * The transport of the installed service: one connection a call, so that closing it is the cancellation, and the
- * socket's own flow control is the backpressure.
+ * The transport of the installed service: one call at a time on a connection, so that closing it is the cancellation,
+ * and the socket's own flow control is the backpressure. A connection whose call has been answered is used again.
  *
  *   client: call {op, request} · for a put: data… dataEnd
  *   server: for a run: stdout|stderr… answer (the result) · else: answer · at any time instead: error
+ *
+ * After a put and after an error the server closes: what a client may still be sending belongs to no call.
  */
+import { once } from 'node:events';
 import { chmod, rm } from 'node:fs/promises';
 import { connect as connectSocket, createServer, type Socket } from 'node:net';
-import { once } from 'node:events';
 import { isErrorCode, NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
 import type { Health, PutRequest, PutResult, RunEvent, RunRequest, RunResult } from '../protocol/messages.ts';
-import { encodeFrame, FRAME, FrameDecoder, FrameError, type Frame } from './frames.ts';
+import { FrameReader } from './frame-reader.ts';
+import { encodeFrame, FRAME, FrameError, type Frame } from './frames.ts';
 
 /** Output is sent in pieces of at most this size, and no other frame of the server is as large. */
 const PIECE = 1024 * 1024;
 const HEALTH_TIMEOUT_MS = 1000;
 /** How long a refused client may go on before it is cut off. */
 const LINGER_MS = 5000;
+/** Connections that a client keeps for its next calls. */
+const KEPT_MAX = 64;
 const OPS = ['run', 'put', 'health'] as const;
 type Op = (typeof OPS)[number];
 
@@ -59,62 +64,77 @@ async function answer(executor: Executor, socket: Socket, maxRequestBytes: numbe
   });
   // A peer that vanished shows as 'close'; its error says no more.
   socket.on('error', () => undefined);
-  const frames = readFrames(socket, maxRequestBytes);
+  const frames = new FrameReader(socket, maxRequestBytes);
   try {
-    const first = await frames.next();
-    if (first.done === true) return;
-    const { op, request } = parseCall(first.value);
-    if (op === 'put') {
-      const result = await executor.put(request as PutRequest, dataOf(frames), gone.signal);
-      socket.end(encodeFrame(FRAME.answer, JSON.stringify(result)));
-    } else if (op === 'health') {
-      socket.end(encodeFrame(FRAME.answer, JSON.stringify(await executor.health())));
-    } else {
-      // Nothing more is to come; reading on is how the end of the client is noticed.
-      void drain(frames, socket);
-      await sendRun(executor.run(request as RunRequest, gone.signal), socket, gone.signal);
+    let next = frames.next();
+    for (let first = await next; first !== undefined; first = await next) {
+      const { op, request } = parseCall(first);
+      if (op === 'put') {
+        const result = await executor.put(request as PutRequest, dataOf(frames), gone.signal);
+        socket.end(encodeFrame(FRAME.answer, JSON.stringify(result)));
+        break;
+      }
+      // Reading on is how the end of the client is noticed; a frame before the answer is no gateway's of ours.
+      let answered = false;
+      next = frames.next();
+      next.then(
+        () => {
+          if (!answered) socket.destroy();
+        },
+        () => socket.destroy(),
+      );
+      if (op === 'run') await sendRun(executor.run(request as RunRequest, gone.signal), socket, gone.signal);
+      else socket.write(encodeFrame(FRAME.answer, JSON.stringify(await executor.health())));
+      answered = true;
     }
   } catch (error) {
     if (!socket.destroyed) socket.end(encodeFrame(FRAME.error, encodeError(error)));
-  } finally {
-    await letGo(frames, socket);
   }
+  letGo(socket);
 }
 
 /**
  * Ends a connection when its answer has been read. A client may still be sending a body that has been refused:
  * closing at once would break its connection before it has read why.
  */
-async function letGo(frames: AsyncGenerator<Frame>, socket: Socket): Promise<void> {
+function letGo(socket: Socket): void {
   if (socket.destroyed) return;
+  if (socket.readableEnded) {
+    socket.end(() => socket.destroy());
+    return;
+  }
   const timer = setTimeout(() => socket.destroy(), LINGER_MS);
   socket.once('end', () => socket.destroy()).once('close', () => clearTimeout(timer));
-  await frames.return(undefined);
-  if (socket.readableEnded) socket.destroy();
-  else socket.resume();
+  socket.removeAllListeners('data').resume();
 }
 
+/** What comes together is sent together: for a short run that is all of it. */
 async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: AbortSignal): Promise<void> {
-  for await (const event of events) {
-    if (event.type === 'end') {
-      socket.end(encodeFrame(FRAME.answer, JSON.stringify(event.result)));
-      continue;
-    }
-    for (let at = 0; at < event.data.length; at += PIECE) {
-      const piece = event.data.subarray(at, at + PIECE);
-      if (!socket.write(encodeFrame(FRAME[event.stream], piece)))
-        await once(socket, 'drain', { signal: gone });
-    }
-  }
-}
-
-async function drain(frames: AsyncIterator<Frame>, socket: Socket): Promise<void> {
+  let frames: Buffer[] = [];
+  let timer: NodeJS.Immediate | undefined;
+  const flush = () => {
+    clearImmediate(timer);
+    timer = undefined;
+    const data = frames.length === 1 && frames[0] !== undefined ? frames[0] : Buffer.concat(frames);
+    frames = [];
+    return data.length === 0 || socket.destroyed || socket.write(data);
+  };
   try {
-    while ((await frames.next()).done !== true);
-  } catch {
-    // Not a gateway of ours.
+    for await (const event of events) {
+      if (event.type === 'end') {
+        frames.push(encodeFrame(FRAME.answer, JSON.stringify(event.result)));
+        flush();
+        continue;
+      }
+      for (let at = 0; at < event.data.length; at += PIECE)
+        frames.push(encodeFrame(FRAME[event.stream], event.data.subarray(at, at + PIECE)));
+      if (frames.reduce((sum, frame) => sum + frame.length, 0) < PIECE) timer ??= setImmediate(flush);
+      else if (!flush()) await once(socket, 'drain', { signal: gone });
+      if (socket.writableNeedDrain) await once(socket, 'drain', { signal: gone });
+    }
+  } finally {
+    clearImmediate(timer);
   }
-  socket.destroy();
 }
 
 function parseCall(frame: Frame): { op: Op; request: unknown } {
@@ -125,25 +145,14 @@ function parseCall(frame: Frame): { op: Op; request: unknown } {
   return { op, request: call?.request };
 }
 
-async function* dataOf(frames: AsyncGenerator<Frame>): AsyncGenerator<Buffer> {
+async function* dataOf(frames: FrameReader): AsyncGenerator<Buffer> {
   for (;;) {
-    const next = await frames.next();
+    const frame = await frames.next();
     // Without its last frame a body is not whole: the client broke off.
-    if (next.done === true) throw new NoxError('cancelled', 'The upload broke off');
-    if (next.value.type === FRAME.dataEnd) return;
-    if (next.value.type !== FRAME.data) throw new FrameError('data was to come');
-    yield next.value.payload;
-  }
-}
-
-async function* readFrames(socket: Socket, maxPayload: number): AsyncGenerator<Frame> {
-  const decoder = new FrameDecoder(maxPayload);
-  try {
-    for await (const chunk of socket.iterator({ destroyOnReturn: false }))
-      yield* decoder.push(chunk as Buffer);
-  } catch (error) {
-    // A connection that breaks is an end like any other: what is missing is noticed by whoever waits for it.
-    if (error instanceof FrameError) throw error;
+    if (frame === undefined) throw new NoxError('cancelled', 'The upload broke off');
+    if (frame.type === FRAME.dataEnd) return;
+    if (frame.type !== FRAME.data) throw new FrameError('data was to come');
+    yield frame.payload;
   }
 }
 
@@ -155,48 +164,111 @@ function encodeError(error: unknown): string {
 }
 
 export function connect(path: string): Executor {
+  const pool = new Pool(path);
   return {
-    run: (request, signal) => run(path, request, signal),
-    put: (request, body, signal) => put(path, request, body, signal),
-    health: () => health(path),
+    run: (request, signal) => run(pool, request, signal),
+    put: (request, body, signal) => put(pool, request, body, signal),
+    health: () => health(pool),
     // The runner is not the gateway's to stop; calls end with their own signals.
-    close: () => Promise.resolve(),
+    close: () => {
+      pool.close();
+      return Promise.resolve();
+    },
   };
 }
 
-async function* run(path: string, request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent> {
-  const socket = await open(path, signal);
+interface Connection {
+  readonly socket: Socket;
+  readonly frames: FrameReader;
+}
+
+/** Connections whose last call was answered. One that the runner closes is taken out at once. */
+class Pool {
+  readonly #path: string;
+  readonly #kept: Connection[] = [];
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** @throws NoxError `cancelled` or `runner_unavailable` */
+  async take(signal: AbortSignal): Promise<Connection> {
+    if (signal.aborted) throw broken(signal);
+    for (let kept = this.#kept.pop(); kept !== undefined; kept = this.#kept.pop())
+      if (kept.socket.readyState === 'open') return kept;
+    const socket = connectSocket({ path: this.#path });
+    try {
+      await once(socket, 'connect', { signal });
+    } catch (cause) {
+      socket.destroy();
+      throw broken(signal, 'The gateway cannot reach the runner', cause);
+    }
+    socket.on('error', () => undefined);
+    socket.once('close', () => {
+      const at = this.#kept.findIndex((each) => each.socket === socket);
+      if (at >= 0) this.#kept.splice(at, 1);
+    });
+    return { socket, frames: new FrameReader(socket, PIECE) };
+  }
+
+  giveBack(connection: Connection): void {
+    if (this.#kept.length < KEPT_MAX) this.#kept.push(connection);
+    else connection.socket.destroy();
+  }
+
+  close(): void {
+    for (const { socket } of this.#kept) socket.destroy();
+  }
+}
+
+async function* run(pool: Pool, request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent> {
+  const connection = await pool.take(signal);
+  const { socket, frames } = connection;
+  const onAbort = () => {
+    socket.destroy();
+  };
+  signal.addEventListener('abort', onAbort);
+  let answered = false;
   try {
     socket.write(encodeFrame(FRAME.call, JSON.stringify({ op: 'run', request })));
-    for await (const frame of readFrames(socket, PIECE)) {
+    for (let frame = await frames.next(); frame !== undefined; frame = await frames.next()) {
       if (frame.type === FRAME.stdout) yield { type: 'output', stream: 'stdout', data: frame.payload };
       else if (frame.type === FRAME.stderr) yield { type: 'output', stream: 'stderr', data: frame.payload };
       else {
-        yield { type: 'end', result: parseAnswer(frame) as RunResult };
+        const result = parseAnswer(frame) as RunResult;
+        answered = true;
+        yield { type: 'end', result };
         return;
       }
     }
     throw broken(signal);
   } finally {
-    socket.destroy();
+    signal.removeEventListener('abort', onAbort);
+    if (answered && !signal.aborted) pool.giveBack(connection);
+    else socket.destroy();
   }
 }
 
 async function put(
-  path: string,
+  pool: Pool,
   request: PutRequest,
   body: AsyncIterable<Uint8Array>,
   signal: AbortSignal,
 ): Promise<PutResult> {
-  const socket = await open(path, signal);
+  const { socket, frames } = await pool.take(signal);
+  const onAbort = () => {
+    socket.destroy();
+  };
+  signal.addEventListener('abort', onAbort);
   try {
     // The answer may come before the body has been sent: a refusal must not wait for it.
-    const answered = firstAnswer(socket, signal);
+    const answered = firstAnswer(frames, signal);
     answered.catch(() => undefined);
     const sent = sendBody(socket, request, body, signal);
     await Promise.race([answered, sent]);
     return (await answered) as PutResult;
   } finally {
+    signal.removeEventListener('abort', onAbort);
     socket.destroy();
   }
 }
@@ -225,43 +297,28 @@ function drained(socket: Socket): Promise<void> {
   });
 }
 
-async function health(path: string): Promise<Health> {
+async function health(pool: Pool): Promise<Health> {
   const signal = AbortSignal.timeout(HEALTH_TIMEOUT_MS);
   try {
-    const socket = await open(path, signal);
-    try {
-      socket.write(encodeFrame(FRAME.call, JSON.stringify({ op: 'health' })));
-      return (await firstAnswer(socket, signal)) as Health;
-    } finally {
-      socket.destroy();
-    }
+    const connection = await pool.take(signal);
+    const onAbort = () => {
+      connection.socket.destroy();
+    };
+    signal.addEventListener('abort', onAbort);
+    connection.socket.write(encodeFrame(FRAME.call, JSON.stringify({ op: 'health' })));
+    const answer = (await firstAnswer(connection.frames, signal)) as Health;
+    signal.removeEventListener('abort', onAbort);
+    pool.giveBack(connection);
+    return answer;
   } catch {
     return { ok: false, status: 'the runner does not answer' };
   }
 }
 
-async function open(path: string, signal: AbortSignal): Promise<Socket> {
-  if (signal.aborted) throw broken(signal);
-  const socket = connectSocket({ path });
-  const onAbort = () => {
-    socket.destroy();
-  };
-  signal.addEventListener('abort', onAbort, { once: true });
-  socket.once('close', () => {
-    signal.removeEventListener('abort', onAbort);
-  });
-  try {
-    await once(socket, 'connect', { signal });
-  } catch (cause) {
-    throw broken(signal, 'The gateway cannot reach the runner', cause);
-  }
-  socket.on('error', () => undefined);
-  return socket;
-}
-
-async function firstAnswer(socket: Socket, signal: AbortSignal): Promise<unknown> {
-  for await (const frame of readFrames(socket, PIECE)) return parseAnswer(frame);
-  throw broken(signal);
+async function firstAnswer(frames: FrameReader, signal: AbortSignal): Promise<unknown> {
+  const frame = await frames.next();
+  if (frame === undefined) throw broken(signal);
+  return parseAnswer(frame);
 }
 
 function parseAnswer(frame: Frame): unknown {

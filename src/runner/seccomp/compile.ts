@@ -87,13 +87,71 @@ const ARCH_NAMES = {
 const RULE_KEYS = new Set(['comment', 'names', 'action', 'errnoRet', 'args', 'includes', 'excludes', 'when']);
 const SYSCALLS = loadSyscalls();
 
-/** The bytes of an array of struct sock_filter, as seccomp(2), prctl(2) and `bwrap --seccomp` want it. */
-export function compileSeccomp(profile: SeccompProfile, arch: Arch, options: SeccompOptions): Uint8Array {
+/**
+ * What isolates a run before its own code begins. The zygote lives under `base`, which allows these and judges
+ * everything else, so that each run installs only the small rest: a filter costs its installation by its length.
+ */
+const SETUP = [
+  'capset',
+  'clone',
+  'io_uring_register',
+  'io_uring_setup',
+  'mount',
+  'openat2',
+  'prctl',
+  'setns',
+  'umount2',
+  'unshare',
+];
+
+export interface Stages {
+  /** For the zygote, inherited by its runs. */
+  readonly base: Uint8Array;
+  /** With `base`, a filter without and with `writeXorExecute`. */
+  readonly open: Uint8Array;
+  readonly strict: Uint8Array;
+}
+
+/** The filters of `compileSeccomp` cut in two: of two filters the kernel takes the stricter answer (seccomp(2)). */
+export function compileStages(
+  profile: SeccompProfile,
+  arch: Arch,
+  unaccountedMemory: SeccompOptions['unaccountedMemory'],
+): Stages {
+  const plain: SeccompOptions = { writeXorExecute: false, unaccountedMemory };
+  const conditional = profile.syscalls
+    .filter((rule) => rule.when === 'writeXorExecute')
+    .flatMap((rule) => rule.names);
+  const isOneOf = (names: readonly string[]) => (name?: string) => name !== undefined && names.includes(name);
+  const isSetup = isOneOf(SETUP);
+  return {
+    base: compileSeccomp(profile, arch, plain, (name) => !isSetup(name)),
+    open: compileSeccomp(profile, arch, plain, isSetup),
+    strict: compileSeccomp(
+      profile,
+      arch,
+      { writeXorExecute: true, unaccountedMemory },
+      isOneOf([...SETUP, ...conditional]),
+    ),
+  };
+}
+
+/**
+ * The bytes of an array of struct sock_filter, as seccomp(2) and prctl(2) want it.
+ *
+ * @param judges what is not judged is allowed; undefined is a number without a name
+ */
+export function compileSeccomp(
+  profile: SeccompProfile,
+  arch: Arch,
+  options: SeccompOptions,
+  judges: (name?: string) => boolean = () => true,
+): Uint8Array {
   const { audit, oci } = ARCH_NAMES[arch];
   if (!profile.archMap.some((entry) => entry.architecture === oci)) {
     throw new Error(`seccomp profile: archMap has no ${oci}`);
   }
-  const tree = decide(rangesOf(profile, arch, options));
+  const tree = decide(rangesOf(profile, arch, options, judges));
   const program = [
     load(ARCHITECTURE),
     jump(JMP_JEQ_K, audit, 1, 0),
@@ -111,10 +169,16 @@ export function compileSeccomp(profile: SeccompProfile, arch: Arch, options: Sec
 }
 
 /** All numbers from 0 to 2^32-1, in order, neighbours that are decided alike as one. */
-function rangesOf(profile: SeccompProfile, arch: Arch, options: SeccompOptions): Range[] {
+function rangesOf(
+  profile: SeccompProfile,
+  arch: Arch,
+  options: SeccompOptions,
+  judges: (name?: string) => boolean,
+): Range[] {
   const table = SYSCALLS[arch];
   const rules = rulesByName(profile, arch, options);
-  const unknown = [ret(RET_ERRNO | ENOSYS)];
+  const allowed = [ret(action('SCMP_ACT_ALLOW', undefined, profile))];
+  const unknown = judges(undefined) ? [ret(RET_ERRNO | ENOSYS)] : allowed;
   const byDefault = action(profile.defaultAction, profile.defaultErrnoRet, profile);
 
   const ranges: Range[] = [];
@@ -126,7 +190,8 @@ function rangesOf(profile: SeccompProfile, arch: Arch, options: SeccompOptions):
   let next = 0;
   for (const [name, number] of Object.entries(table).sort(([, a], [, b]) => a - b)) {
     if (number > next) add(next, unknown);
-    add(number, decideByArguments(name, rules.get(name) ?? [], byDefault, profile));
+    const code = judges(name) && decideByArguments(name, rules.get(name) ?? [], byDefault, profile);
+    add(number, code || allowed);
     next = number + 1;
   }
   // Also where x32 calls are (0x40000000 and up): a kernel without x32 answers the same.

@@ -14,6 +14,8 @@ import { childrenOf, namespacePids, pidNamespace } from './proc.ts';
 const WATCH_AFTER_MS = 3;
 /** The most that a pipe can be made to hold without privilege (pipe(7): /proc/sys/fs/pipe-max-size). */
 const PIPE_MAX = 1024 * 1024;
+/** What any pipe takes at once, also where a user has many (pipe(7)). */
+const PIPE_MIN = 4096;
 const PIECE = Buffer.alloc(65_536);
 /** errno(3), and what a shell makes of it. */
 const ENOENT = 2;
@@ -70,6 +72,8 @@ export class Cell {
   #killed = false;
   #broken: string | undefined;
   #noPlace = false;
+  /** Nobody was there to take the plan. */
+  #undelivered = false;
   /** Code of the client may have run. */
   #ran = false;
 
@@ -133,7 +137,9 @@ export class Cell {
       this.#write(Buffer.from(plan.stdin ?? ''));
     } else {
       if (!this.warm) this.#parts.say('program');
-      this.#write(plan.stdin === undefined ? data : Buffer.concat([data, Buffer.from(plan.stdin)]));
+      // Without an input nobody waits for its end, and until it is closed the plan can be found unread.
+      const keep = plan.stdin === undefined && data.length <= PIPE_MIN;
+      this.#write(plan.stdin === undefined ? data : Buffer.concat([data, Buffer.from(plan.stdin)]), keep);
     }
     const end = await this.#end.promise;
     clearTimeout(watch);
@@ -178,10 +184,23 @@ export class Cell {
     return fields[5] === 'clean';
   }
 
-  /** Its zygote has ended, and all that was below it; nobody knows how far it had come. */
+  /** Its zygote has ended, and all that was below it. A run has begun unless its plan is where it was put. */
   onLost(reason: string): void {
     this.onBroken(reason);
-    this.onEnd(`none 0 0 0 0 dirty ${this.#running ? 'ran' : 'idle'}`);
+    this.onEnd(`none 0 0 0 0 dirty ${this.#running && !this.#planUnread() ? 'ran' : 'idle'}`);
+  }
+
+  #planUnread(): boolean {
+    if (this.#undelivered) return true;
+    if (this.#plan === undefined) return false;
+    const reader = openSync(`/proc/self/fd/${this.#plan}`, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      return readSync(reader, PIECE) > 0;
+    } catch {
+      return false; // EAGAIN
+    } finally {
+      closeSync(reader);
+    }
   }
 
   #endOf([how, number, user, system, maxRss]: string[]): LaunchEnd {
@@ -209,16 +228,19 @@ export class Cell {
     return errno === ENOENT ? NOT_FOUND : NOT_EXECUTABLE;
   }
 
-  #write(data: Buffer): void {
+  /** @param keep leave the pipe open; what is written fits into it */
+  #write(data: Buffer, keep = false): void {
     const fd = this.#plan;
     if (fd === undefined) return;
-    this.#plan = undefined;
+    if (!keep) this.#plan = undefined;
     let written = 0;
     try {
       written = writeSync(fd, data);
     } catch {
       // EAGAIN, or EPIPE: it is dead, and will be reported.
+      this.#undelivered = true;
     }
+    if (keep) return;
     if (written === data.length) {
       closeSync(fd);
       return;

@@ -31,6 +31,8 @@ export class WarmWorkspace {
   lastUsed = performance.now();
   failed = false;
   readonly #kept = new Map<number, Kept>();
+  /** Slots whose run has ended just now. While one lives no cell is made for the next: they would share a network. */
+  readonly #coming = new Map<number, NodeJS.Timeout>();
   #runs = 0;
   #pinned = false;
   #retired = false;
@@ -68,6 +70,8 @@ export class WarmWorkspace {
     this.lastUsed = performance.now();
     this.#runs += 1;
     if (this.#runs % LOOK_EVERY_RUNS === 0) this.look();
+    clearTimeout(this.#coming.get(slot));
+    this.#coming.delete(slot);
     const kept = this.#kept.get(slot);
     this.#kept.delete(slot);
     if (kept?.warm === warm) {
@@ -85,9 +89,11 @@ export class WarmWorkspace {
       if (this.running === 0) this.zygote.kill();
       return;
     }
-    setTimeout(() => {
+    const timer = setTimeout(() => {
+      this.#coming.delete(slot);
       this.#prepare(slot, warm);
     }, PREPARE_DELAY_MS).unref();
+    this.#coming.set(slot, timer);
     if (!this.#pinned) this.#pinSoon();
   }
 

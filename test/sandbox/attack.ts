@@ -82,8 +82,8 @@ export const NAMESPACE = `import os; print(os.readlink('/proc/self/ns/pid'), ope
 export const SAY_NAMESPACE = 'echo $(readlink /proc/self/ns/pid) $(cut -d" " -f22 /proc/1/stat)';
 
 /**
- * Host pids of all processes of a run, process 1 included. The kernel gives the name of a namespace that is gone to
- * the next one: its process 1 is younger.
+ * Host pids of all processes that a run has made: not of process 1, which is Nox's own and ends a moment later. The
+ * kernel gives the name of a namespace that is gone to the next one: its process 1 is younger.
  */
 export function aliveIn(output: string): number[] {
   const said = /^(pid:\[\d+\]) (\d+)$/m.exec(output);
@@ -100,7 +100,7 @@ export function aliveIn(output: string): number[] {
     .split(') ')
     .at(-1)
     ?.split(' ')[19];
-  return began === undefined || began === said[2] ? found : [];
+  return began === undefined || began === said[2] ? found.filter((pid) => pid !== init) : [];
 }
 
 export const childrenOf = (pid: number | undefined): number[] =>

@@ -108,11 +108,13 @@ test('opens what belongs to process 1: environ, mem, maps, fd, root, cwd, exe', 
 import os
 for name in ('environ', 'mem', 'maps', 'syscall', 'stack', 'auxv', 'fd/0', 'fd/3', 'root/etc', 'root/proc', 'cwd/.', 'exe', 'task/1/mem'):
     for flags in (os.O_RDONLY, os.O_RDWR, os.O_PATH):
-        try: os.open('/proc/1/' + name, flags); print(name, flags)
+        try:
+            file = os.open('/proc/1/' + name, flags)
+            if flags == os.O_PATH or flags == os.O_RDWR or os.read(file, 100): print(name, flags)
         except IsADirectoryError: print(name, 'exists')
         except OSError: pass
 for name in ('fd', 'fdinfo', 'map_files'):
-    try: print(name, os.listdir('/proc/1/' + name))
+    try: print(name, os.listdir('/proc/1/' + name)) if os.listdir('/proc/1/' + name) else None
     except OSError: pass
 for name in ('root', 'cwd', 'exe', 'ns/mnt', 'ns/user'):
     try: print(name, os.readlink('/proc/1/' + name))

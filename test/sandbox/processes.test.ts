@@ -204,18 +204,16 @@ const SLOTS = Math.max(2, availableParallelism());
  */
 function onlySpares(of: Server): boolean {
   const sandboxes = childrenOf(of.processes[0]?.pid);
-  const inits = sandboxes.flatMap(childrenOf).flatMap(childrenOf);
+  // Of each cell its init, and the program that waits for its plan.
+  const cells = sandboxes.flatMap(childrenOf).flatMap(childrenOf);
   const waits = (pid: number) =>
     /^State:\tS/m.test(read(`/proc/${String(pid)}/status`)) &&
     readdirSync(`/proc/${String(pid)}/task`).length === 1;
   return (
     sandboxes.length === 1 &&
     sandboxes.flatMap(childrenOf).length === 1 &&
-    inits.length <= SLOTS &&
-    inits.every((init) => {
-      const children = childrenOf(init);
-      return children.length === 1 && children.every((pid) => waits(pid) && childrenOf(pid).length === 0);
-    })
+    cells.length <= 2 * SLOTS &&
+    cells.every((pid) => waits(pid) && childrenOf(pid).length === 0)
   );
 }
 

@@ -55,14 +55,14 @@ function tasks(pid: number): string[] {
   }
 }
 
-/** Host pids of the bwrap of a server's zygote, and of the zygote that makes the spares. */
+/** Host pids of the bwrap of a server's zygote, and of the zygote that makes the cells. */
 async function zygoteOf(of: Server): Promise<{ bwrap: number; zygote: number }> {
   await inside(of, 'print(1)');
   let found: { bwrap: number; zygote: number } | undefined;
-  await until('the zygote and a spare stand', () => {
+  await until('the zygote, an init and a program stand', () => {
     for (const bwrap of children(of.processes.at(0)?.pid)) {
       const [zygote] = children(bwrap);
-      if (zygote !== undefined && children(zygote).some((init) => children(init).length === 1))
+      if (zygote !== undefined && children(zygote).length >= 2)
         found = { bwrap, zygote };
     }
     return found !== undefined;
@@ -213,7 +213,8 @@ got = []
 for name in 'fd fdinfo mem environ maps smaps smaps_rollup numa_maps pagemap root cwd exe auxv io stack syscall personality map_files timers task/1/fd task/1/mem ns/net ns/mnt ns/user attr/current'.split():
     path = '/proc/1/' + name
     for attempt in (os.listdir, os.readlink, lambda p: open(p, 'rb').read(1), lambda p: os.write(os.open(p, os.O_WRONLY), b'1')):
-        try: got.append([name, repr(attempt(path))])
+        # A list of descriptors that is empty says nothing.
+        try: got.append([name, repr(attempt(path))]) if attempt is not os.listdir or attempt(path) else None
         except OSError as e: pass
 for name in 'oom_score_adj oom_adj uid_map gid_map setgroups coredump_filter autogroup comm clear_refs loginuid timerslack_ns sched make-it-fail latency patch_state task/1/comm'.split():
     try: os.write(os.open('/proc/1/' + name, os.O_WRONLY), b'1'); got.append([name, 'written'])
@@ -447,7 +448,9 @@ affinity = os.sched_getaffinity(0)
     `${SYSCALL}
 import signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-os.setpriority(os.PRIO_USER, 0, 19); os.setpriority(os.PRIO_USER, 1000, 19); os.setpriority(os.PRIO_PGRP, 0, 19)
+for which, who in ((os.PRIO_USER, 0), (os.PRIO_USER, 1000), (os.PRIO_PGRP, 0)):
+    try: os.setpriority(which, who, 19)
+    except OSError: pass
 for who, which in ((1, 1), (2, 0), (3, 0), (3, 1000)): call('ioprio_set', who, which, 3 << 13)
 for pid in range(3, 400):
     for number in (9, 15, 19):
@@ -810,9 +813,11 @@ except OSError: os._exit(15)`,
     'process_limit',
   ],
   [
-    'gives process 1 the lowest priority there is, and keeps the processors busy',
+    'tries to give process 1 the lowest priority there is, and keeps the processors busy',
     `import os
-os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0)); os.setpriority(os.PRIO_PROCESS, 1, 19)
+for attempt in (lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0)), lambda: os.setpriority(os.PRIO_PROCESS, 1, 19)):
+    try: attempt(); os._exit(1)
+    except PermissionError: pass
 for _ in range(20):
     if os.fork() == 0:
         while True: pass

@@ -49,8 +49,8 @@ class FakeRun implements LaunchedRun {
     });
   }
 
-  pid1(): number | undefined {
-    return this.alive ? 4711 : undefined;
+  pids(): readonly number[] {
+    return this.alive ? [4711, 4712] : [];
   }
   kill(): void {
     this.kills += 1;

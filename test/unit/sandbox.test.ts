@@ -23,8 +23,6 @@ const ARITY: Readonly<Record<string, number>> = {
   '--unshare-net': 0,
   '--unshare-cgroup': 0,
   '--hostname': 1,
-  '--uid': 1,
-  '--gid': 1,
   '--die-with-parent': 0,
   '--new-session': 0,
   '--as-pid-1': 0,
@@ -36,7 +34,8 @@ const ARITY: Readonly<Record<string, number>> = {
   '--perms': 1,
   '--dir': 1,
   '--proc': 1,
-  '--dev': 1,
+  '--dev-bind': 2,
+  '--tmpfs': 1,
   '--remount-ro': 1,
 };
 
@@ -92,9 +91,8 @@ describe('sandboxArguments', () => {
     }
   });
 
-  test('it is nobody in particular: uid and gid 1000, host name nox', () => {
-    assert.deepEqual(named(options, '--uid'), [['--uid', '1000']]);
-    assert.deepEqual(named(options, '--gid'), [['--gid', '1000']]);
+  test('its host name is nox; its capabilities are in the namespace that owns the others, as bwrap makes no second', () => {
+    for (const name of ['--uid', '--gid', '--dev']) assert.deepEqual(named(options, name), [], name);
     assert.deepEqual(named(options, '--hostname'), [['--hostname', 'nox']]);
   });
 
@@ -114,7 +112,20 @@ describe('sandboxArguments', () => {
 
   test('its own /proc and /dev, not the host’s', () => {
     assert.deepEqual(named(options, '--proc'), [['--proc', '/proc']]);
-    assert.deepEqual(named(options, '--dev'), [['--dev', '/dev']]);
+    assert.deepEqual(named(options, '--tmpfs'), [['--tmpfs', '/dev']]);
+    const devices = named(options, '--dev-bind').map(([, from, to]) => [from, to]);
+    const harmless = ['null', 'zero', 'full', 'random', 'urandom', 'tty'].map((name) => `/dev/${name}`);
+    assert.deepEqual(
+      devices,
+      harmless.map((path) => [path, path]),
+    );
+  });
+
+  test('where runs have cgroups, the zygote sees them, and no namespace hides them from it', () => {
+    const cgroups = { from: '/sys/fs/cgroup/nox', at: '/tmp/.nox-cgroup' };
+    const extra = parse(sandboxArguments({ ...PLAN, cgroups }));
+    assert.deepEqual(named(extra, '--bind')[0], ['--bind', cgroups.from, cgroups.at]);
+    assert.deepEqual(named(extra, '--unshare-cgroup'), []);
   });
 
   test('the zygote’s program is shown read-only at its place, and only there', () => {
@@ -187,7 +198,11 @@ describe('sandboxArguments', () => {
         const parsed = parse(sandboxArguments(each));
         for (const [, from, to = ''] of named(parsed, '--ro-bind')) assert.equal(from, allowed.get(to), to);
         assert.deepEqual(
-          new Map(named(parsed, '--symlink').map(([, target, name]) => [name, target])),
+          new Map(
+            named(parsed, '--symlink')
+              .filter(([, , name = '']) => !name.startsWith('/dev/'))
+              .map(([, target, name]) => [name, target]),
+          ),
           each.rootLinks,
         );
       }),

@@ -3,7 +3,7 @@ System calls: one at a time by way of the C library, and whole lists of them by 
 
 Why lists. A process that was copied from an interpreter pays for every page that it touches, and Python touches a
 hundred of them to make a handful of calls. What the isolation of a run needs is known in advance: so it is written
-down as data, call by call, and made by a loop of 88 bytes that touches its list, and nothing else. It needs no
+down as data, call by call, and made by a loop of 90 bytes that touches its list, and nothing else. It needs no
 interpreter, so it runs as well in a process that shares the zygote's memory (clone(2), CLONE_VM), which costs nothing
 to make and nothing to end.
 
@@ -23,7 +23,7 @@ O_PATH = 0o10000000
 AT_FDCWD = -100
 ALL = 0xFFFFFFFF
 SIGINT, SIGKILL, SIGPIPE, SIGCHLD, SIGXFSZ, SIG_SETMASK = 2, 9, 13, 17, 25, 2
-WALL = 0x40000000
+WALL, WNOHANG = 0x40000000, 1
 # struct open_how: RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 OPEN_HOW = b''.join(n.to_bytes(8, 'little') for n in (O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0, 0x08 | 0x04 | 0x02))
 # capset(2), version 3: a header, then effective, permitted and inheritable, 2 × 32 bits each. Ambient ones follow.
@@ -37,13 +37,13 @@ NUMBERS = {
     'x86_64': {
         'write': 1, 'close': 3, 'munmap': 11, 'rt_sigaction': 13, 'rt_sigprocmask': 14, 'wait4': 61, 'execve': 59,
         'umask': 95, 'getrusage': 98, 'setsid': 112, 'capset': 126, 'rt_sigtimedwait': 128, 'prctl': 157, 'mount': 165,
-        'umount2': 166, 'chdir': 80, 'openat': 257, 'mkdirat': 258, 'unshare': 272, 'dup3': 292, 'prlimit64': 302,
+        'umount2': 166, 'chdir': 80, 'kill': 62, 'openat': 257, 'mkdirat': 258, 'unshare': 272, 'dup3': 292, 'prlimit64': 302,
         'setns': 308, 'read': 0, 'openat2': 437, 'close_range': 436,
     },
     'aarch64': {
         'write': 64, 'close': 57, 'munmap': 215, 'rt_sigaction': 134, 'rt_sigprocmask': 135, 'wait4': 260, 'execve': 221,
         'umask': 166, 'getrusage': 165, 'setsid': 157, 'capset': 91, 'rt_sigtimedwait': 137, 'prctl': 167, 'mount': 40,
-        'umount2': 39, 'chdir': 49, 'openat': 56, 'mkdirat': 34, 'unshare': 97, 'dup3': 24, 'prlimit64': 261,
+        'umount2': 39, 'chdir': 49, 'kill': 129, 'openat': 56, 'mkdirat': 34, 'unshare': 97, 'dup3': 24, 'prlimit64': 261,
         'setns': 268, 'read': 63, 'openat2': 437, 'close_range': 436,
     },
 }[MACHINE]
@@ -56,9 +56,9 @@ CODE = {
     loop:
         8b 4b 04        mov  4(%rbx), %ecx
         f6 c1 08        test $8, %cl
-        75 42           jnz  go_to
+        75 44           jnz  go_to
         f6 c1 02        test $2, %cl
-        75 43           jnz  end
+        75 45           jnz  end
         8b 03           mov  (%rbx), %eax
         48 8b 7b 08     mov  8(%rbx), %rdi
         48 8b 73 10     mov  16(%rbx), %rsi
@@ -70,12 +70,13 @@ CODE = {
         48 89 43 38     mov  %rax, 56(%rbx)
         8b 4b 04        mov  4(%rbx), %ecx
         48 85 c0        test %rax, %rax
-        78 0b           js   failed
+        78 0d           js   failed
+        74 05           jz   next
         f6 c1 04        test $4, %cl
-        75 c6           jnz  loop
+        75 c4           jnz  loop
     next:
         48 83 c3 40     add  $64, %rbx
-        eb c0           jmp  loop
+        eb be           jmp  loop
     failed:
         f6 c1 01        test $1, %cl
         75 f5           jnz  next
@@ -84,7 +85,7 @@ CODE = {
         c3              ret
     go_to:
         48 8b 5b 08     mov  8(%rbx), %rbx
-        eb b0           jmp  loop
+        eb ae           jmp  loop
     end:
         31 c0           xor  %eax, %eax
         5b              pop  %rbx
@@ -94,8 +95,8 @@ CODE = {
         e9 03 00 aa     mov  x9, x0
     loop:
         2a 05 40 b9     ldr  w10, [x9, #4]
-        0a 02 18 37     tbnz w10, #3, go_to
-        0a 02 08 37     tbnz w10, #1, end
+        2a 02 18 37     tbnz w10, #3, go_to
+        4a 02 08 37     tbnz w10, #1, end
         28 01 40 b9     ldr  w8, [x9]
         20 85 40 a9     ldp  x0, x1, [x9, #8]
         22 8d 41 a9     ldp  x2, x3, [x9, #24]
@@ -103,18 +104,19 @@ CODE = {
         01 00 00 d4     svc  #0
         20 1d 00 f9     str  x0, [x9, #56]
         2a 05 40 b9     ldr  w10, [x9, #4]
-        80 00 f8 b7     tbnz x0, #63, failed
-        aa fe 17 37     tbnz w10, #2, loop
+        a0 00 f8 b7     tbnz x0, #63, failed
+        40 00 00 b4     cbz  x0, next
+        8a fe 17 37     tbnz w10, #2, loop
     next:
         29 01 01 91     add  x9, x9, #64
-        f3 ff ff 17     b    loop
+        f2 ff ff 17     b    loop
     failed:
         ca ff 07 37     tbnz w10, #0, next
         e0 03 09 aa     mov  x0, x9
         c0 03 5f d6     ret
     go_to:
         29 05 40 f9     ldr  x9, [x9, #8]
-        ee ff ff 17     b    loop
+        ed ff ff 17     b    loop
     end:
         00 00 80 d2     mov  x0, #0
         c0 03 5f d6     ret
@@ -191,7 +193,7 @@ class List:
     """System calls as they are written down, once; a Copy is what is run."""
 
     def __init__(self):
-        self.names, self.words, self.holes, self.jumps = [], [], {}, []
+        self.names, self.words, self.holes, self.marks = [], [], {}, {}
         self.kept = []  # what arguments point to
         self.image = None
 
@@ -215,15 +217,15 @@ class List:
         self.add('write', descriptor, text, len(text))
         self.add('close', descriptor)
 
-    def go_to(self, where):
-        """From here on from the entry of that number, or at an address that is known when the list is used."""
-        at = len(self.words) + 1
+    def mark(self, name):
+        """The place of the next entry."""
+        self.marks[name] = len(self.words) // 8
+
+    def go_to(self, hole):
+        """From here on at an address that is filled in."""
         self.names.append('')
-        if isinstance(where, Hole):
-            self.holes[where.name] = [at]
-        else:
-            self.jumps.append(at)
-        self.words += [GO_TO << 32, 0 if isinstance(where, Hole) else where, 0, 0, 0, 0, 0, 0]
+        self.holes[hole.name] = [len(self.words) + 1]
+        self.words += [GO_TO << 32, *[0] * 7]
 
 
 class Copy:
@@ -237,14 +239,15 @@ class Copy:
         self.source = source
         self.memory = (ctypes.c_uint64 * (count + 8)).from_buffer_copy(source.image)
         self.address = ctypes.addressof(self.memory)
-        for at in source.jumps:
-            self.memory[at] = self.address + source.words[at] * ENTRY
         self.fill(**values)
 
     def fill(self, **values):
         for name, value in values.items():
             for which in self.source.holes[name]:
                 self.memory[which] = value
+
+    def at(self, mark):
+        return self.address + self.source.marks[mark] * ENTRY
 
     def errors(self):
         """Of each call: 0, or the number of its error."""

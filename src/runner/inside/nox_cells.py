@@ -10,7 +10,7 @@ import nox_calls
 import nox_memory
 from nox_calls import (
     ALL, AT_FDCWD, CLONE_PIDFD, CLONE_VM, MAY_FAIL, AGAIN, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC,
-    MS_REMOUNT, NEWIPC, NEWNET, NEWNS, NEWPID, NEWUSER, NEWUTS, O_PATH, SIGCHLD, SIGINT, SIGKILL, WALL, Copy, Hole, List,
+    MS_REMOUNT, NEWIPC, NEWNET, NEWNS, NEWPID, NEWUSER, NEWUTS, O_PATH, SIGCHLD, SIGINT, SIGKILL, WALL, WNOHANG, Copy, Hole, List,
     must,
 )
 from nox_program import CODE, Filter, Plan, candidates, cut_fields, take_fields, tmpfs_options
@@ -22,6 +22,7 @@ FIRST_FREE = 10
 STACK = 512
 # Where programs note what was used before they began: struct rusage, 144 bytes.
 USAGE, CELLS_MAX = 144, 1024
+RUSAGE_CHILDREN = -1
 ENOEXEC, EACCES = 8, 13
 OOM_SCORE = 500
 
@@ -89,10 +90,15 @@ def isolation_calls(settings):
     calls.add('write', 3, (1).to_bytes(8, 'little'), 8)
     calls.add('close_range', 0, ALL, 0)
     # SIGCHLD is blocked, so that none is missed between the two.
-    reap = len(calls.names)
-    calls.add('wait4', -1, 0, WALL, 0, flags=MAY_FAIL | AGAIN)
+    calls.mark('reap')
+    calls.add('wait4', -1, 0, WALL | WNOHANG, 0, flags=MAY_FAIL | AGAIN)
     calls.add('rt_sigtimedwait', (1 << SIGCHLD - 1).to_bytes(8, 'little'), 0, 0, 8, flags=MAY_FAIL)
-    calls.go_to(reap)
+    calls.go_to(Hole('next'))
+    # Where the program has left something behind: its end, and its times, which are told when it has been waited for.
+    calls.mark('finish')
+    calls.add('kill', -1, SIGKILL, flags=MAY_FAIL)
+    calls.add('wait4', -1, 0, WALL, 0, flags=MAY_FAIL | AGAIN)
+    calls.add('getrusage', RUSAGE_CHILDREN, Hole('orphans'))
     return calls
 
 
@@ -104,12 +110,16 @@ class Cell:
         self.init_fd = self.program_fd = self.event = self.mounts = None
         self.pipes, self.ours = {}, []
         self.plan = self.status = self.isolation = self.joining = self.execution = None
-        self.times, self.memory, self.reported = [0, 0], 0, False
+        self.times, self.memory = [0, 0], 0
+        self.reported = self.killed = False
+        self.orphans = ctypes.create_string_buffer(USAGE)
         self.kept = []
 
     def add(self, usage):
-        self.times[0] += round(usage.ru_utime * 1000000)
-        self.times[1] += round(usage.ru_stime * 1000000)
+        """@param usage the address of a struct rusage: two times to begin with, each in seconds and microseconds"""
+        words = (ctypes.c_long * 4).from_address(usage)
+        for which in (0, 1):
+            self.times[which] += words[2 * which] * 1000000 + words[2 * which + 1]
 
     def failure(self):
         """Of the calls that were made for it; a program that is a copy tells its own."""
@@ -187,11 +197,16 @@ class Zygote:
         """Returns in a copy that is to run Python code."""
         self.tell('up', posix.getpid())
         while True:
-            for descriptor, _ in self.poll.poll():
-                if descriptor in self.watched:
-                    self.reap(descriptor)
-                elif descriptor == self.control and self.hear():
-                    return
+            ready = [descriptor for descriptor, _ in self.poll.poll()]
+            self.reap_all(ready)
+            # Last: by what it brings about, the number of a descriptor may stand for another one.
+            if self.control in ready and self.hear():
+                return
+
+    def reap_all(self, ready):
+        for descriptor in ready:
+            if descriptor in self.watched:
+                self.reap(descriptor)
 
     def hear(self):
         data = posix.read(self.control, 1 << 16)
@@ -273,7 +288,8 @@ class Zygote:
                 reader, cell.pipes[name] = posix.pipe()
                 cell.ours.append(reader)
             cell.event = must(nox_calls.eventfd(0, 0), 'eventfd')
-            cell.isolation = Copy(self.isolation, event=cell.event)
+            cell.isolation = Copy(self.isolation, event=cell.event, orphans=ctypes.addressof(cell.orphans))
+            cell.isolation.fill(next=cell.isolation.at('reap'))
             flags = CLONE_VM | CLONE_PIDFD | NEWUSER | NEWPID | NEWNS | NEWIPC | NEWUTS | SIGCHLD
             cell.init, cell.init_fd = self.clone(flags, cell.isolation.address, cell)
         except OSError as error:
@@ -385,9 +401,7 @@ class Zygote:
 
     def wait_for(self, serial):
         while serial in self.cells:
-            for descriptor, _ in self.poll.poll():
-                if descriptor in self.watched:
-                    self.reap(descriptor)
+            self.reap_all([descriptor for descriptor, _ in self.poll.poll()])
 
     # ---------------------------------------------------------------- deaths
 
@@ -396,6 +410,7 @@ class Zygote:
         self.kill(cell)
 
     def kill(self, cell):
+        cell.killed = True
         if cell.init_fd in self.watched:
             posix.kill(cell.init, SIGKILL)
 
@@ -404,19 +419,25 @@ class Zygote:
         self.poll.unregister(pidfd)
         if pidfd == cell.program_fd:
             _, cell.status, usage = os.wait4(cell.program, 0)
-            cell.add(usage)
+            cell.times = [round(usage.ru_utime * 1000000), round(usage.ru_stime * 1000000)]
             cell.memory = usage.ru_maxrss
             if self.is_script(cell):
                 return
-            # To wait for the end of init would take longer than to look whether there is a reason to.
-            if self.is_alone(cell):
+            # SIGKILL may have come with the end of init, which its own status tells.
+            if cell.status != SIGKILL and self.is_alone(cell):
+                # To wait for the end of init would take longer.
                 self.report(cell)
-            self.kill(cell)
+                self.kill(cell)
+            else:
+                cell.isolation.fill(next=cell.isolation.at('finish'))
+                posix.kill(cell.init, SIGCHLD)
         else:
             # Without a program: one could not outlive it, and its pid is not free before it has been waited for.
-            _, _, usage = os.wait4(cell.init, 0)
+            _, status, _ = os.wait4(cell.init, 0)
             if not cell.reported:
-                cell.add(usage)
+                if status != 0 and not cell.killed:
+                    self.tell('broken', cell.serial, 'process 1 of the run was killed')
+                cell.add(ctypes.addressof(cell.orphans))
                 self.report(cell)
             self.bury(cell)
 

@@ -1,7 +1,6 @@
 /**
  * Where the time of one warm /run_py goes, in the deployed form: from what the client, both processes of the server
- * (marks.ts) and the program itself note by the one clock that they share, CLOCK_MONOTONIC. Init cannot be asked; its
- * part is the time that it was on a processor, which the kernel counts.
+ * (marks.ts) and the program itself note by the one clock that they share, CLOCK_MONOTONIC.
  */
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -19,21 +18,16 @@ import { summarize } from './stats.ts';
 const WARM_UP = 10;
 const CODE = `import time
 first = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-try:
-    init = open('/proc/1/schedstat').read().split()[0]
-except OSError:
-    init = 'nan'
-print('nox-bench-mark', first, init, time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+print('nox-bench-mark', first, time.clock_gettime_ns(time.CLOCK_MONOTONIC))
 `;
 
 type Note = readonly [what: string, at: number];
-/** One run: what the client and the program say, and init's processor time before and after, in milliseconds. */
+/** One run: what the client and the program say, in milliseconds. */
 interface Told {
   readonly began: number;
   readonly first: number;
   readonly last: number;
   readonly ended: number;
-  readonly init: number;
 }
 
 export async function measureBreakdown(rounds: number, guard: Guard): Promise<Section> {
@@ -50,7 +44,7 @@ export async function measureBreakdown(rounds: number, guard: Guard): Promise<Se
     try {
       for (let round = -WARM_UP; round < rounds; round += 1) {
         await sleep(PAUSE_MS);
-        const run = await tell(starter, runner);
+        const run = await tell(starter);
         if (typeof run === 'string') wrong.push(run);
         else if (round >= 0) told.push(run);
       }
@@ -73,16 +67,11 @@ function withoutTypes(file: URL): string {
   return transpileModule(readFileSync(file, 'utf8'), { compilerOptions }).outputText;
 }
 
-async function tell(starter: Starter, runner: number): Promise<Told | string> {
-  const inits = zygotesOf(runner).flatMap(({ zygote }) => childrenOf(zygote));
-  // One that has not ended yet beside the one that waits: which is which cannot be told.
-  const before = inits.length === 1 ? processorMs(inits[0] ?? 0) : undefined;
+async function tell(starter: Starter): Promise<Told | string> {
   const { began, ended, said } = await starter.run('run');
-  const match = /nox-bench-mark (\d+) (\w+) (\d+)/.exec(said);
+  const match = /nox-bench-mark (\d+) (\d+)/.exec(said);
   if (match === null) return said;
-  const used = Number(match[2]) / 1e6 - (before ?? NaN);
-  const init = used >= 0 ? used : NaN;
-  return { began, ended, first: Number(match[1]) / 1e6, last: Number(match[3]) / 1e6, init };
+  return { began, ended, first: Number(match[1]) / 1e6, last: Number(match[2]) / 1e6 };
 }
 
 type Times = Readonly<Record<string, number>>;
@@ -91,10 +80,9 @@ const STEPS: readonly (readonly [what: string, from: string, to: string])[] = [
   ['gateway: token, body, schema, a connection to the runner', 'head', 'forwarded'],
   ['socket from gateway to runner', 'forwarded', 'come'],
   ['runner: checks, slot, a place for the code, the plan is written', 'come', 'plan'],
-  ['init: the plan is read, the code is placed (time on a processor)', 'plan', 'placed'],
-  ['the program wakes, the interpreter goes on to its first line', 'placed', 'first'],
+  ['the program wakes, places the code, goes on to its first line', 'plan', 'first'],
   ['the program', 'first', 'last'],
-  ['end of the interpreter, init reaps and reports', 'last', 'end'],
+  ['end of the interpreter and its memory, the zygote reports', 'last', 'end'],
   ['runner: output is drained, the result is sent', 'end', 'sent'],
   ['socket from runner to gateway', 'sent', 'heard'],
   ['gateway: the answer is made', 'heard', 'answered'],
@@ -112,11 +100,10 @@ function section(
   const runs = told.map((run): Times => {
     const at = (notes: readonly Note[], what: string) =>
       notes.find(([each, time]) => each === what && time >= run.began && time <= run.ended)?.[1] ?? NaN;
-    const plan = at(runner, 'request or plan goes out');
     return {
       ...run,
       ...{ head: at(gateway, 'gateway has the head'), forwarded: at(gateway, 'request or plan goes out') },
-      ...{ come: at(runner, 'request has come'), plan, placed: plan + run.init },
+      ...{ come: at(runner, 'request has come'), plan: at(runner, 'request or plan goes out') },
       ...{ end: at(runner, 'end has come'), sent: at(runner, 'result is sent') },
       ...{ heard: at(gateway, 'result has come'), answered: at(gateway, 'answer is sent') },
     };
@@ -187,8 +174,8 @@ async function processorTimes(
     const used = {
       gateway: g?.own ?? NaN,
       runner: r?.own ?? NaN,
-      'zygote: makes the spare': z?.own ?? NaN,
-      'init and program: isolation, the run, its end': z?.children ?? NaN,
+      'zygote': z?.own ?? NaN,
+      'its cell and its program': z?.children ?? NaN,
     };
     return { used, took: summarize(took).p50 };
   } finally {

@@ -45,11 +45,9 @@ hook(net.Socket.prototype, 'push', (data) => {
   if (has(data, '"outcome"')) note('result has come');
   if (has(data, 'end ')) note('end has come');
 });
-hook(net.Socket.prototype, 'end', (data) => {
-  if (has(data, '"outcome"')) note('result is sent');
-});
 hook(net.Socket.prototype, 'write', (data) => {
   if (has(data, WORD)) note('request or plan goes out');
+  if (has(data, '"outcome"')) note('result is sent');
   if (has(data, 'HTTP/1.1 200')) note('answer is sent');
 });
 syncBuiltinESMExports();

@@ -53,7 +53,7 @@ const { python } = order;
 const env = environment(python);
 const limits = Object.fromEntries(LIMIT_NAMES.map((name) => [name, LIMITS[name].default])) as Limits;
 const launcher = await ZygoteLauncher.create({
-  ...{ python, env, cgroups: undefined, tmpBytes: limits.tmpBytes },
+  ...{ python, env, cgroups: undefined, limits, pythonJit: false },
   warm: { on: true, preload: '', memoryBytes: order.memoryBytes, idleSeconds: 600 },
 });
 const workspaces = Array.from({ length: order.workspaces }, (_, number) => {

@@ -14,8 +14,6 @@ export interface LaunchPlan {
   readonly script?: { readonly name: string; readonly code: string } | undefined;
   readonly stdin?: string | undefined;
   readonly limits: Limits;
-  /** Refuse memory that is writable and executable. */
-  readonly writeXorExecute: boolean;
   /** The file by which a process joins the run's cgroup, seen from the directory that has them all. */
   readonly cgroup?: string | undefined;
 }

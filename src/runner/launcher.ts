@@ -12,10 +12,11 @@ import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Limits } from '../protocol/limits.ts';
 import { type Cell, ZygoteFailure } from './cell.ts';
 import { readable, rootLinks, virtualEnvironment } from './host.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from './launch.ts';
-import { limitedResources } from './plan.ts';
+import { encodeLimits } from './plan.ts';
 import { ETC, OWN_ETC, sandboxArguments } from './sandbox.ts';
 import { compileStages, currentArch, loadProfile } from './seccomp/compile.ts';
 import { discard, WarmWorkspace } from './warm-workspace.ts';
@@ -30,7 +31,10 @@ export interface LauncherOptions {
    * refused by seccomp.
    */
   readonly cgroups: string | undefined;
-  readonly tmpBytes: number;
+  /** What a run gets that asks for no less: a copy of the zygote takes it on before it has its plan. */
+  readonly limits: Limits;
+  /** Python code may have memory that is writable and executable. */
+  readonly pythonJit: boolean;
   readonly warm: WarmOptions;
 }
 
@@ -98,11 +102,15 @@ export class ZygoteLauncher implements Launcher {
       venv,
       cgroups: options.cgroups === undefined ? undefined : { from: options.cgroups, at: CGROUP_DIR },
     };
-    const { env, tmpBytes, warm, python, cgroups } = options;
-    const filters = compileStages(PROFILE, currentArch(), cgroups === undefined ? 'deny' : 'allow');
+    const { env, limits, pythonJit, warm, python, cgroups } = options;
+    const filters = compileStages(PROFILE, currentArch(), {
+      writeXorExecute: !pythonJit,
+      unaccountedMemory: cgroups === undefined ? 'deny' : 'allow',
+    });
     const settings = {
-      ...{ env, shown: this.#shown, tmpBytes, filters, preload: warm.on ? warm.preload : '' },
-      limits: limitedResources(cgroups !== undefined),
+      ...{ env, shown: this.#shown, filters, preload: warm.on ? warm.preload : '' },
+      tmpBytes: limits.tmpBytes,
+      limits: encodeLimits(limits, cgroups !== undefined),
       cgroups: cgroups === undefined ? '' : CGROUP_DIR,
     };
     this.#makeZygote = (workspace) =>

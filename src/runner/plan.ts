@@ -1,10 +1,13 @@
 /** What a run is told: the form in which nox_program.py takes it. */
+import { readFileSync } from 'node:fs';
 import type { Limits } from '../protocol/limits.ts';
 import type { LaunchPlan } from './launch.ts';
 
 // asm-generic/resource.h
-const RLIMIT = { cpu: 0, fsize: 1, data: 2, core: 4, nproc: 6, nofile: 7, msgqueue: 12 } as const;
+const RLIMIT = { cpu: 0, fsize: 1, data: 2, core: 4, nproc: 6, nofile: 7, memlock: 8, msgqueue: 12 } as const;
+// The kernel's own defaults; the runner's may be higher, or lower, and then cannot be raised.
 const MSGQUEUE_BYTES = 819_200;
+const MEMLOCK_BYTES = Math.min(8 * 1024 * 1024, hardLimit('Max locked memory'));
 
 export function encodePlan(plan: LaunchPlan): Buffer {
   const env = Object.entries(plan.env).map(([name, value]) => `${name}=${value}`);
@@ -13,10 +16,7 @@ export function encodePlan(plan: LaunchPlan): Buffer {
     plan.script?.name ?? '',
     plan.script?.code ?? '',
     String(plan.limits.tmpBytes),
-    rlimits(plan.limits, plan.cgroup !== undefined)
-      .map((row) => row.join(':'))
-      .join(','),
-    plan.writeXorExecute ? 'strict' : 'open',
+    encodeLimits(plan.limits, plan.cgroup !== undefined),
     plan.stdin === undefined ? 'null' : 'pipe',
     plan.cgroup ?? '',
     env.join('\0'),
@@ -24,12 +24,20 @@ export function encodePlan(plan: LaunchPlan): Buffer {
   ]);
 }
 
-/** The resources that are limited in every run. */
-export function limitedResources(cgroup: boolean): number[] {
-  return Object.values(RLIMIT).filter((each) => !cgroup || (each !== RLIMIT.nproc && each !== RLIMIT.data));
+/** Of this process, in bytes (proc_pid_limits(5)). */
+function hardLimit(name: string): number {
+  const line = new RegExp(`^${name} +\\S+ +(\\S+)`, 'm').exec(readFileSync('/proc/self/limits', 'utf8'));
+  return line?.[1] === undefined || line[1] === 'unlimited' ? Infinity : Number(line[1]);
 }
 
-/** `resource:soft:hard`. RLIMIT_NPROC counts init as well, hence one more. */
+/** `resource:soft:hard,…`, in bytes, seconds or a number, the same resources for every run of a server. */
+export function encodeLimits(limits: Limits, cgroup: boolean): string {
+  return rlimits(limits, cgroup)
+    .map((row) => row.join(':'))
+    .join(',');
+}
+
+/** RLIMIT_NPROC counts init as well, hence one more. */
 function rlimits(limits: Limits, cgroup: boolean): [resource: number, soft: number, hard: number][] {
   const cpu = Math.ceil(limits.cpuSeconds);
   const rows: [resource: number, soft: number, hard: number][] = [
@@ -38,6 +46,7 @@ function rlimits(limits: Limits, cgroup: boolean): [resource: number, soft: numb
     [RLIMIT.fsize, limits.fileBytes, limits.fileBytes],
     [RLIMIT.core, 0, 0],
     [RLIMIT.nofile, limits.openFiles, limits.openFiles],
+    [RLIMIT.memlock, MEMLOCK_BYTES, MEMLOCK_BYTES],
     [RLIMIT.msgqueue, MSGQUEUE_BYTES, MSGQUEUE_BYTES],
   ];
   // Where a cgroup limits both, a refusal must be the cgroup's own: only that is counted, and can be told.

@@ -28,7 +28,6 @@ export interface RunContext {
   readonly placeholder: Placeholder;
   readonly disk: DiskWatch;
   readonly python: string;
-  readonly writeXorExecute: boolean;
   newMeter(limits: Limits): Meter;
 }
 
@@ -224,7 +223,7 @@ class Run {
 
   #plan(placed: PlacedProgram, meter: Meter): LaunchPlan {
     const { request, limits } = this.#order;
-    const { python, workspace, writeXorExecute } = this.#context;
+    const { python, workspace } = this.#context;
     return {
       workspace: workspace.path,
       kind: placed.kind,
@@ -233,7 +232,6 @@ class Run {
       script: placed.script,
       stdin: request.stdin,
       limits,
-      writeXorExecute: placed.kind !== 'command' && writeXorExecute,
       cgroup: meter.cgroup,
     };
   }

@@ -10,6 +10,7 @@ import { Cell, ZygoteFailure } from './cell.ts';
 import { BWRAP } from './host.ts';
 import { packStrings } from './plan.ts';
 import { childrenOf } from './proc.ts';
+import type { Stages } from './seccomp/compile.ts';
 
 /** Where the zygote's program and the cgroups of the runs are in the sandbox; a run has a /tmp of its own over it. */
 export const ZYGOTE_DIR = '/tmp/.nox';
@@ -35,11 +36,11 @@ export interface ZygoteOptions {
   /** Other directories that are shown, at their own paths. */
   readonly shown: readonly string[];
   readonly tmpBytes: number;
-  /** Resources that are limited in every run (plan.ts). */
-  readonly limits: readonly number[];
+  /** Of a run that asks for no less (plan.ts). */
+  readonly limits: string;
   /** Where the zygote sees the cgroups of the runs; '' where there are none. */
   readonly cgroups: string;
-  readonly filters: { readonly base: Uint8Array; readonly open: Uint8Array; readonly strict: Uint8Array };
+  readonly filters: Stages;
   /** Names of packages, separated by spaces. */
   readonly preload: string;
 }
@@ -106,8 +107,8 @@ export class Zygote {
     const { workspace, shown, tmpBytes, limits, cgroups, filters, preload } = options;
     this.#control?.write(
       packStrings([
-        ...[workspace, shown.join('\0'), String(tmpBytes), limits.join(','), cgroups],
-        ...[filters.base, filters.open, filters.strict, preload],
+        ...[workspace, shown.join('\0'), String(tmpBytes), limits, cgroups],
+        ...[filters.base, filters.copy, filters.command, preload],
       ]),
     );
   }

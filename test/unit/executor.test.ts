@@ -137,7 +137,6 @@ function make({ slots = 1, disk: watched = disk }: Setting = {}): LocalExecutor 
       placeholder: new Placeholder(workspace),
       disk: watched,
       python: '/usr/bin/python3',
-      writeXorExecute: true,
       newMeter: () => {
         if (meterFailure !== undefined) throw meterFailure;
         const meter = new FakeMeter();
@@ -582,7 +581,7 @@ describe('what a run holds', () => {
     assert.deepEqual(readdirSync(dir), ['run.py']);
     assert.deepEqual(run.plan.argv, ['/usr/bin/python3', join(dir, 'run.py'), '-x', '']);
     assert.deepEqual(run.plan.script, { name: 'run.py', code: 'print(2)' });
-    assert.equal(run.plan.writeXorExecute, true);
+    assert.equal(run.plan.kind, 'python');
     run.end(ended(1));
     await call.settled;
     await emptied();

@@ -24,8 +24,8 @@ AT_FDCWD = -100
 ALL = 0xFFFFFFFF
 SIGINT, SIGKILL, SIGPIPE, SIGCHLD, SIGXFSZ, SIG_SETMASK = 2, 9, 13, 17, 25, 2
 WALL, WNOHANG = 0x40000000, 1
-# struct open_how: RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
-OPEN_HOW = b''.join(n.to_bytes(8, 'little') for n in (O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0, 0x08 | 0x04 | 0x02))
+# linux/mount.h: open_tree(2), move_mount(2).
+OPEN_TREE_CLONE, F_EMPTY_PATH, T_EMPTY_PATH = 1, 0x4, 0x40
 # capset(2), version 3: a header, then effective, permitted and inheritable, 2 × 32 bits each. Ambient ones follow.
 NO_CAPABILITIES = (0x20080522).to_bytes(4, 'little') + bytes(4), bytes(24)
 
@@ -38,13 +38,13 @@ NUMBERS = {
         'write': 1, 'close': 3, 'munmap': 11, 'rt_sigaction': 13, 'rt_sigprocmask': 14, 'wait4': 61, 'execve': 59,
         'umask': 95, 'getrusage': 98, 'setsid': 112, 'capset': 126, 'rt_sigtimedwait': 128, 'prctl': 157, 'mount': 165,
         'umount2': 166, 'chdir': 80, 'kill': 62, 'openat': 257, 'mkdirat': 258, 'unshare': 272, 'dup3': 292, 'prlimit64': 302,
-        'setns': 308, 'read': 0, 'openat2': 437, 'close_range': 436,
+        'setns': 308, 'read': 0, 'open_tree': 428, 'close_range': 436,
     },
     'aarch64': {
         'write': 64, 'close': 57, 'munmap': 215, 'rt_sigaction': 134, 'rt_sigprocmask': 135, 'wait4': 260, 'execve': 221,
         'umask': 166, 'getrusage': 165, 'setsid': 157, 'capset': 91, 'rt_sigtimedwait': 137, 'prctl': 167, 'mount': 40,
         'umount2': 39, 'chdir': 49, 'kill': 129, 'openat': 56, 'mkdirat': 34, 'unshare': 97, 'dup3': 24, 'prlimit64': 261,
-        'setns': 268, 'read': 63, 'openat2': 437, 'close_range': 436,
+        'setns': 268, 'read': 63, 'open_tree': 428, 'close_range': 436,
     },
 }[MACHINE]
 
@@ -142,11 +142,12 @@ prctl = function('prctl', c_int, c_long, c_long, c_long, c_long)
 prlimit = function('prlimit', c_int, c_int, c_bytes, c_pointer)
 getrusage = function('getrusage', c_int, c_pointer)
 munmap = function('munmap', c_pointer, ctypes.c_size_t)
+wait4 = function('wait4', c_int, c_pointer, c_int, c_pointer)
 ioctl = function('ioctl', c_int, c_long, c_pointer)
 execve = function('execve', c_bytes, c_pointer, c_pointer)
 capset = function('capset', c_bytes, c_bytes)
 eventfd = function('eventfd', ctypes.c_uint, c_int)
-_openat2 = function('syscall', c_long, c_long, c_bytes, c_bytes, c_long, result=c_long)
+_syscall = function('syscall', c_long, c_long, c_bytes, c_long, c_bytes, c_long, result=c_long)
 _mmap = function('mmap', c_pointer, ctypes.c_size_t, c_int, c_int, c_int, c_long, result=c_pointer)
 _mprotect = function('mprotect', c_pointer, ctypes.c_size_t, c_int)
 PAGE = 4096
@@ -159,9 +160,9 @@ def must(result, what):
     return result
 
 
-def open_beneath(directory, path):
-    """A descriptor (O_PATH) of what is there, following no link; negative where nothing is, or the way leads outside."""
-    return _openat2(437, directory, path, OPEN_HOW, len(OPEN_HOW))
+def move_mount(mount, target):
+    """Attaches a detached mount to what a descriptor stands for (move_mount(2), which the C library has since 2.36)."""
+    return _syscall(429, mount, b'', target, b'', F_EMPTY_PATH | T_EMPTY_PATH)
 
 
 def map_memory(size, shared):

@@ -1,6 +1,5 @@
 """Cells: their namespaces, who is in them, and what becomes of them. The zygote's side of the runner's socket."""
 import ctypes
-import os
 import posix
 import select
 
@@ -20,25 +19,28 @@ HIDING = (b'/tmp/', b'/dev/shm/')
 # Descriptors below this are the zygote's for ever, so that those of a cell can be moved there in a copy.
 FIRST_FREE = 10
 STACK = 512
-# Where programs note what was used before they began: struct rusage, 144 bytes.
-USAGE, CELLS_MAX = 144, 1024
+# struct rusage: user and system time in seconds and microseconds, then the most resident memory in KiB.
+Rusage = ctypes.c_long * 18
+USAGE, MAXRSS = ctypes.sizeof(Rusage), 4
+# Each has a place where its program notes what was used before it began.
+CELLS_MAX = 1024
 RUSAGE_CHILDREN = -1
 ENOEXEC, EACCES = 8, 13
-OOM_SCORE = 500
 
 
 class Settings:
     """What the runner says first; see zygote.ts."""
 
     def __init__(self, descriptor):
-        workspace, shown, tmp, limits, cgroups, base, open_filter, strict_filter, packages = take_fields(descriptor)
+        fields = take_fields(descriptor)
+        workspace, shown, tmp, limits, cgroups, base_filter, copy_filter, command_filter, packages = fields
         self.workspace = workspace
         self.shown = [workspace] + [path for path in shown.split(b'\0') if path]
         self.tmp = int(tmp)
-        # The resources that are limited in every run.
-        self.limits = [int(each) for each in limits.split(b',')]
+        # Of a run that asks for no less.
+        self.limits = limits
         self.cgroups = cgroups
-        self.base_filter, self.open_filter, self.strict_filter = base, open_filter, strict_filter
+        self.base_filter, self.copy_filter, self.command_filter = base_filter, copy_filter, command_filter
         self.packages = packages.decode()
 
 
@@ -102,6 +104,11 @@ def isolation_calls(settings):
     return calls
 
 
+def times_of(usage):
+    """User and system time in microseconds."""
+    return [usage[0] * 1000000 + usage[1], usage[2] * 1000000 + usage[3]]
+
+
 class Cell:
     def __init__(self, serial, lane):
         self.serial, self.lane = serial, lane
@@ -112,14 +119,8 @@ class Cell:
         self.plan = self.status = self.isolation = self.joining = self.execution = None
         self.times, self.memory = [0, 0], 0
         self.reported = self.killed = False
-        self.orphans = ctypes.create_string_buffer(USAGE)
+        self.orphans = Rusage()
         self.kept = []
-
-    def add(self, usage):
-        """@param usage the address of a struct rusage: two times to begin with, each in seconds and microseconds"""
-        words = (ctypes.c_long * 4).from_address(usage)
-        for which in (0, 1):
-            self.times[which] += words[2 * which] * 1000000 + words[2 * which + 1]
 
     def failure(self):
         """Of the calls that were made for it; a program that is a copy tells its own."""
@@ -156,7 +157,6 @@ class Zygote:
         self.null = posix.open('/dev/null', posix.O_RDONLY | posix.O_CLOEXEC)
         while self.null < FIRST_FREE:
             self.null = posix.dup(self.null)
-        self.offer_to_oom_killer()
         self.home = posix.open('/proc/self/ns/pid', posix.O_RDONLY | posix.O_CLOEXEC)
         self.cgroups = self.null
         if settings.cgroups:
@@ -166,6 +166,7 @@ class Zygote:
         self.usage_size = USAGE * CELLS_MAX
         self.usage = nox_calls.map_memory(self.usage_size, shared=True)
         self.usage_free = list(range(CELLS_MAX))
+        self.waited = Rusage()
         self.lanes = {}  # lane → descriptors of its network namespace and of that namespace's count of sockets
         self.lane = None
         self.cells = {}
@@ -175,13 +176,6 @@ class Zygote:
         self.poll.register(control, select.POLLIN)
         self.memory = nox_memory.Memory()
         Filter(settings.base_filter).install()
-
-    def offer_to_oom_killer(self):
-        """Where the machine's memory runs out, runs and their zygote are to go, never the server."""
-        with open('/proc/self/oom_score_adj') as file:
-            score = int(file.read())
-        if score < OOM_SCORE:
-            self.write_file('/proc/self/oom_score_adj', b'%d' % OOM_SCORE)
 
     def write_file(self, path, text):
         descriptor = posix.open(path, posix.O_WRONLY)
@@ -350,7 +344,7 @@ class Zygote:
             return True
         must(nox_calls.setns(self.home, NEWPID), 'setns of the own pid namespace')
         cell.program = pid
-        cell.program_fd = os.pidfd_open(pid)
+        cell.program_fd = posix.pidfd_open(pid)
         self.watch(cell, cell.program_fd)
         cell.close_pipes()
         return False
@@ -418,9 +412,8 @@ class Zygote:
         cell = self.watched.pop(pidfd)
         self.poll.unregister(pidfd)
         if pidfd == cell.program_fd:
-            _, cell.status, usage = os.wait4(cell.program, 0)
-            cell.times = [round(usage.ru_utime * 1000000), round(usage.ru_stime * 1000000)]
-            cell.memory = usage.ru_maxrss
+            cell.status = self.wait(cell.program)
+            cell.times, cell.memory = times_of(self.waited), self.waited[MAXRSS]
             if self.is_script(cell):
                 return
             # SIGKILL may have come with the end of init, which its own status tells.
@@ -433,13 +426,19 @@ class Zygote:
                 posix.kill(cell.init, SIGCHLD)
         else:
             # Without a program: one could not outlive it, and its pid is not free before it has been waited for.
-            _, status, _ = os.wait4(cell.init, 0)
+            status = self.wait(cell.init)
             if not cell.reported:
                 if status != 0 and not cell.killed:
                     self.tell('broken', cell.serial, 'process 1 of the run was killed')
-                cell.add(ctypes.addressof(cell.orphans))
+                cell.times = [sum(pair) for pair in zip(cell.times, times_of(cell.orphans))]
                 self.report(cell)
             self.bury(cell)
+
+    def wait(self, pid):
+        """The status of a process that has ended. Not by os.wait4, which loads a module where programs would see it."""
+        status = ctypes.c_int()
+        must(nox_calls.wait4(pid, ctypes.addressof(status), 0, ctypes.addressof(self.waited)), 'wait4')
+        return status.value
 
     def is_alone(self, cell):
         """
@@ -470,10 +469,9 @@ class Zygote:
         failure = cell.failure()
         if failure is not None:
             self.tell('broken', cell.serial, failure)
-        began = (ctypes.c_long * 4).from_address(self.usage_of(cell))
+        began = Rusage.from_address(self.usage_of(cell))
         ran = any(began)
-        user = cell.times[0] - began[0] * 1000000 - began[1]
-        system = cell.times[1] - began[2] * 1000000 - began[3]
+        user, system = (max(0, all - before) for all, before in zip(cell.times, times_of(began)))
         errors = cell.execution_errors()
         if cell.status is None:
             how = 'none 0'
@@ -484,7 +482,7 @@ class Zygote:
         # A socket in a message that nobody took is collected when the kernel finds the time.
         clean = b'sockets: used 0\n' in posix.pread(self.lanes[cell.lane][1], 512, 0)
         state = 'clean' if clean else 'dirty', 'ran' if ran else 'idle'
-        self.tell('end', cell.serial, how, max(0, user), max(0, system), cell.memory, *state)
+        self.tell('end', cell.serial, how, user, system, cell.memory, *state)
 
     def bury(self, cell):
         ctypes.memset(self.usage_of(cell), 0, USAGE)

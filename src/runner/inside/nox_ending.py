@@ -17,6 +17,7 @@ import _thread
 import _weakref
 import ctypes
 import gc
+import os
 import posix
 import sys
 
@@ -38,6 +39,10 @@ class Ending:
         self.watch_input, self.at_end = watch_input, at_end
 
 
+# Of functions that are called when something dies those that only take it out of a container of theirs.
+FORGETTING = {('weakref.py', 'remove'), ('_weakrefset.py', '_remove'), ('__init__.py', '_removeHandlerRef')}
+
+
 def end_quickly(base, preloaded):
     """
     @param base modules from before us, by name; preloaded: modules that were loaded ahead
@@ -55,7 +60,8 @@ def end_quickly(base, preloaded):
     exit_now, end_now, flush_all = nox_calls.libc['exit'], posix._exit, nox_calls.libc['fflush']
     word_at = ctypes.c_uint64.from_address
     identity, size_of, names_in, as_list, has, each_of, objects, type_of = id, len, vars, list, hasattr, map, gc.get_objects, type
-    is_subclass, threads, harmless = issubclass, _thread._count, HARMLESS
+    is_subclass, threads, harmless, forgetting = issubclass, _thread._count, HARMLESS, FORGETTING
+    function_type, builtin_type, library = type(end_quickly), type(len), os.path.dirname(os.__file__)
     plain, module_type, spec_type, weak_type = type, type(sys), type(sys.__spec__), _weakref.ReferenceType
     importlib, external = sys.modules['_frozen_importlib'], sys.modules['_frozen_importlib_external']
     of_python = [external.SourceFileLoader, external.SourcelessFileLoader, type(external.__spec__.loader)]
@@ -115,6 +121,14 @@ def end_quickly(base, preloaded):
             return has(kind, '__del__')
         return True in ['__del__' in members_of(each) for each in bases_of(kind)]
 
+    def only_forgets(callback):
+        """Of a weak reference: of the containers of weakref and logging, and of what an abstract class remembers."""
+        if type_of(callback) is function_type:
+            code = callback.__code__
+            directory, _, file = code.co_filename.rpartition('/')
+            return (file, code.co_name) in forgetting and directory.startswith(library)
+        return type_of(callback) is builtin_type and callback.__name__ == '_destroy'
+
     def nothing_to_do():
         """Whether nothing that the program has made does anything when it dies. What was there before is frozen."""
         if threads():
@@ -127,7 +141,7 @@ def end_quickly(base, preloaded):
         named = {number for number, kind in kinds.items() if is_subclass(kind, module_type)}
         for each in made:
             kind = identity(type_of(each))
-            if kind in weak and callback_of(each) is not None:
+            if kind in weak and not (callback_of(each) is None or only_forgets(callback_of(each))):
                 return False
             if kind in named and not is_harmless(each):
                 return False

@@ -20,7 +20,7 @@ PAGE = 4096
 SETUP, REGISTER, REGISTER_BUFFERS = 425, 427, 0
 PARAMETERS = 120
 # Each is copied for every run: more would cost more than it saves.
-PAGES_MAX = 1024
+PAGES_MAX = 2048
 MARK = b'pages of mine:'
 # linux/fs.h, Documentation/admin-guide/mm/pagemap.rst
 PRESENT, OF_A_FILE, EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56
@@ -69,9 +69,11 @@ class Memory:
                 ranges[-1] = ranges[-1][0], ranges[-1][1] + PAGE
             else:
                 ranges.append((page, PAGE))
-        # struct iovec
+        # struct iovec. More than may be locked is refused as a whole (RLIMIT_MEMLOCK counts all zygotes of the user).
         buffers = (ctypes.c_uint64 * (2 * len(ranges)))(*[word for each in ranges for word in each])
-        _register(REGISTER, self.ring, REGISTER_BUFFERS, ctypes.addressof(buffers), len(ranges))
+        count = len(ranges)
+        while count and _register(REGISTER, self.ring, REGISTER_BUFFERS, ctypes.addressof(buffers), count) < 0:
+            count //= 2
 
 
 def writable():

@@ -15,17 +15,19 @@ import sys
 import _signal
 import nox_memory
 from nox_calls import (
-    ALL, AT_FDCWD, MAY_FAIL, MNT_DETACH, MS_BIND, MS_NODEV, MS_NOSUID, MS_REMOUNT, NEWCGROUP, NEWIPC, NEWNET, NEWNS,
-    NEWUSER, NEWUTS, NO_CAPABILITIES, O_PATH, PR_CAPBSET_DROP, PR_SET_DUMPABLE, PR_SET_SECCOMP, SIG_SETMASK, SIGINT,
-    SIGPIPE, SIGXFSZ, Copy, Hole, List, c_bytes, c_pointer, capset, execve, function, getrusage, libc, mount, munmap,
-    must, open_beneath, prctl, prlimit, umount2, unshare,
+    ALL, AT_FDCWD, MAY_FAIL, MNT_DETACH, MS_NODEV, MS_NOSUID, MS_REMOUNT, NEWCGROUP, NEWIPC, NEWNET, NEWNS, NEWUSER,
+    NEWUTS, NO_CAPABILITIES, O_PATH, OPEN_TREE_CLONE, PR_CAPBSET_DROP, PR_SET_DUMPABLE, PR_SET_SECCOMP, SIG_SETMASK,
+    SIGINT, SIGPIPE, SIGXFSZ, Copy, Hole, List, c_bytes, c_pointer, capset, execve, function, getrusage, mount,
+    move_mount, munmap, must, prctl, prlimit, unshare,
 )
 
 ARGV = [os.fsencode(each) for each in sys.orig_argv]
 PROGRAM = sys.orig_argv[1]
-# Descriptors of a copy that waits: the runner's socket, the file for the code, the cgroups of runs, the workspace.
-CONTROL, CODE_FILE, CGROUPS, WORKSPACE = 3, 4, 5, 6
+# Descriptors of a copy that waits: the runner's socket, the file for the code and its mount, the cgroups of runs, the
+# workspace.
+CONTROL, CODE_FILE, CGROUPS, CODE_MOUNT, WORKSPACE = 3, 4, 5, 6, 7
 CODE = b'/run/code'
+REHEARSAL = '/tmp/run.py'
 CODE_ROOM = 131072
 PLAN_MAX = 1 << 20
 LAST_CAPABILITY = int(open('/proc/sys/kernel/cap_last_cap').read())
@@ -43,11 +45,14 @@ class Plan:
     """What a run is: see plan.ts."""
 
     def __init__(self, fields):
-        (self.kind, self.script, self.code, self.tmp, limits, self.filter, self.stdin, self.cgroup, env, argv) = fields
-        # struct rlimit64: soft, hard.
-        rows = [row.split(b':') for row in limits.split(b',') if row]
-        self.limits = [(int(r), int(s).to_bytes(8, 'little') + int(h).to_bytes(8, 'little')) for r, s, h in rows]
+        self.kind, self.script, self.code, self.tmp, self.limits, self.stdin, self.cgroup, env, argv = fields
         self.env, self.argv = env.split(b'\0'), argv.split(b'\0')
+
+
+def rlimits(limits):
+    """[(resource, struct rlimit64: soft, hard)]"""
+    rows = [row.split(b':') for row in limits.split(b',')]
+    return [(int(r), int(s).to_bytes(8, 'little') + int(h).to_bytes(8, 'little')) for r, s, h in rows]
 
 
 def tmpfs_options(size):
@@ -92,21 +97,27 @@ class Filter:
 class Program:
     def __init__(self, settings, packages, ending):
         self.settings, self.packages, self.ending = settings, packages, ending
-        self.filters = {b'open': Filter(settings.open_filter), b'strict': Filter(settings.strict_filter)}
+        self.copy_filter, self.command_filter = Filter(settings.copy_filter), Filter(settings.command_filter)
         self.joining = Copy(self.joining_calls())
         self.command_calls = {remount: self.calls_of_command(remount) for remount in (False, True)}
         # Warm up what CPython makes when it is first used, lest every copy makes it.
         compile('try:\n    1\nexcept Exception: pass', '', 'exec')
 
     def joining_calls(self):
+        """All that can be done before there is a plan."""
         calls = List()
         join(calls, event=4, after=6)
         calls.add('openat', AT_FDCWD, CODE, posix.O_WRONLY | posix.O_CLOEXEC)
+        calls.add('open_tree', AT_FDCWD, CODE, OPEN_TREE_CLONE | posix.O_CLOEXEC)
+        calls.add('umount2', b'/run', MNT_DETACH)
         calls.add('openat', AT_FDCWD, self.settings.workspace, O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
         calls.add('chdir', self.settings.workspace)
         leave_capabilities(calls)
         calls.add('prctl', PR_SET_DUMPABLE, 1, 0, 0, 0)  # a program may look at itself
         calls.add('rt_sigprocmask', SIG_SETMASK, bytes(8), 0, 8)
+        for resource, values in rlimits(self.settings.limits):
+            calls.add('prlimit64', 0, resource, values, 0)
+        calls.add('prctl', PR_SET_SECCOMP, 2, self.copy_filter.address, 0, 0)
         return calls
 
     def calls_of_command(self, remount):
@@ -124,12 +135,12 @@ class Program:
         calls.add('close', 4)
         leave_capabilities(calls)
         calls.add('capset', *NO_CAPABILITIES)
-        for resource in self.settings.limits:
+        for resource, _ in rlimits(self.settings.limits):
             calls.add('prlimit64', 0, resource, Hole('limit%d' % resource), 0)
         for signal in (SIGPIPE, SIGXFSZ):
             calls.add('rt_sigaction', signal, bytes(32), 0, 8)
         calls.add('rt_sigprocmask', SIG_SETMASK, bytes(8), 0, 8)
-        calls.add('prctl', PR_SET_SECCOMP, 2, Hole('filter'), 0, 0)
+        calls.add('prctl', PR_SET_SECCOMP, 2, self.command_filter.address, 0, 0)
         calls.add('getrusage', 0, Hole('usage'))
         calls.go_to(Hole('execution'))
         return calls
@@ -145,26 +156,24 @@ class Program:
         try:
             if loop(self.joining.address):
                 raise OSError(self.joining.failure())
-            self.packages.reseed()
             self.touch()
             plan = Plan(take_fields(0))
-            if int(plan.tmp) != self.settings.tmp:
-                options = tmpfs_options(int(plan.tmp))
+            if int(plan.tmp) != self.settings.tmp or len(plan.code) > CODE_ROOM // 2:
+                options = tmpfs_options(int(plan.tmp) + len(plan.code))
                 must(mount(None, b'/tmp', None, MS_REMOUNT | MS_NOSUID | MS_NODEV, options), 'mount /tmp')
             if plan.kind == b'rehearsal':
                 self.prepare_rehearsal()
-            elif plan.script and not self.placed(plan):
+            elif not self.placed(plan):
                 tell('no_place')
                 posix._exit(0)
-            must(umount2(b'/run', MNT_DETACH), 'umount2 /run')
-            if self.settings.cgroups and plan.cgroup:
+            if plan.cgroup:
                 group = posix.open(plan.cgroup, posix.O_WRONLY | posix.O_CLOEXEC, dir_fd=CGROUPS)
                 posix.write(group, b'0')
                 must(unshare(NEWCGROUP), 'unshare')
             must(capset(*NO_CAPABILITIES), 'capset')
-            for resource, values in plan.limits:
-                must(prlimit(0, resource, values, None), 'prlimit')
-            self.filters[plan.filter].install()
+            if plan.limits != self.settings.limits:
+                for resource, values in rlimits(plan.limits):
+                    must(prlimit(0, resource, values, None), 'prlimit')
             if plan.stdin == b'null':
                 posix.dup2(posix.open('/dev/null', posix.O_RDONLY), 0)
             must(getrusage(0, usage), 'getrusage')
@@ -191,22 +200,20 @@ class Program:
 
     def placed(self, plan):
         """Mounts the code over a file of the workspace; false where that is gone. No link is followed."""
+        rest = memoryview(plan.code)
+        while rest:
+            rest = rest[posix.write(CODE_FILE, rest) :]
+        *parents, name = plan.script.split(b'/')
+        directory = WORKSPACE
         try:
-            if len(plan.code) > CODE_ROOM // 2:
-                options = tmpfs_options(int(plan.tmp) + len(plan.code))
-                must(mount(None, b'/tmp', None, MS_REMOUNT | MS_NOSUID | MS_NODEV, options), 'mount /tmp')
-            rest = memoryview(plan.code)
-            while rest:
-                rest = rest[posix.write(CODE_FILE, rest) :]
-            target = open_beneath(WORKSPACE, plan.script)
-            if target < 0:
-                return False
-            path = b'/proc/self/fd/%d' % target
-            regular = posix.stat(path).st_mode & 0o170000 == 0o100000
+            for parent in parents:
+                directory = posix.open(parent, O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW, dir_fd=directory)
+            target = posix.open(name, O_PATH | posix.O_NOFOLLOW, dir_fd=directory)
+            regular = posix.fstat(target).st_mode & 0o170000 == 0o100000
             # Unlinked since it was opened: ENOENT. And it must stand where the interpreter will look for it.
-            if not regular or mount(CODE, path, None, MS_BIND, None) < 0:
+            if not regular or move_mount(CODE_MOUNT, target) < 0:
                 return False
-            return posix.stat(CODE_FILE)[1:3] == posix.stat(plan.script, dir_fd=WORKSPACE)[1:3]
+            return posix.fstat(CODE_FILE)[1:3] == posix.stat(plan.script, dir_fd=WORKSPACE)[1:3]
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return False
 
@@ -234,19 +241,21 @@ class Program:
 
     def rehearsal(self):
         """The plan of a run of the zygote's own."""
+        argv = b'\0'.join([ARGV[0], REHEARSAL.encode()])
         tmp = b'%d' % self.settings.tmp
-        return pack_fields([b'rehearsal', b'', b'', tmp, b'', b'strict', b'null', b'', b'', b'\0'.join(ARGV)])
+        return pack_fields([b'rehearsal', b'', b'', tmp, self.settings.limits, b'null', b'', b'', argv])
 
     def prepare_rehearsal(self):
-        """Its program, in an empty place of its own instead of the workspace. At its end it tells what it has written."""
-        must(mount(b'tmpfs', self.settings.workspace, b'tmpfs', MS_NOSUID | MS_NODEV, tmpfs_options(0)), 'mount')
-        with open(PROGRAM, 'wb') as file:
-            file.write(nox_memory.TYPICAL)
+        """Its program, where it needs no place in the workspace. At its end it tells which pages it has written."""
+        with open(REHEARSAL, 'wb') as file:
+            file.write(nox_memory.TYPICAL + self.packages.exercise().encode())
         self.ending.at_end.append(nox_memory.tell_own_pages)
 
     def freeze(self):
         """In the zygote: nothing that is alive now is ever looked at by the collector of a copy."""
         main_module_for_gc(gc_untrack)
+        gc.collect()
+        # What the first has freed is kept for new objects; at its end every copy would give it back.
         gc.collect()
         gc.freeze()
 
@@ -255,9 +264,10 @@ class Program:
     def command(self, plan, usage, **descriptors):
         """The calls that join a cell and execute a command: two lists, and what they point to."""
         remount = int(plan.tmp) != self.settings.tmp
-        kept = [ctypes.create_string_buffer(values) for _, values in plan.limits]
-        limits = {'limit%d' % resource: ctypes.addressof(each) for (resource, _), each in zip(plan.limits, kept)}
-        values = dict(limits, filter=self.filters[plan.filter].address, usage=usage, **descriptors)
+        rows = rlimits(plan.limits)
+        kept = [ctypes.create_string_buffer(values) for _, values in rows]
+        limits = {'limit%d' % resource: ctypes.addressof(each) for (resource, _), each in zip(rows, kept)}
+        values = dict(limits, usage=usage, **descriptors)
         for name, text in (('tmp', tmpfs_options(int(plan.tmp)) if remount else b''), ('cgroup', plan.cgroup)):
             if name in self.command_calls[remount].holes:
                 kept.append(ctypes.create_string_buffer(text))

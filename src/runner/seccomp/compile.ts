@@ -88,51 +88,62 @@ const RULE_KEYS = new Set(['comment', 'names', 'action', 'errnoRet', 'args', 'in
 const SYSCALLS = loadSyscalls();
 
 /**
- * What isolates a run before its own code begins. The zygote lives under `base`, which allows these and judges
- * everything else, so that each run installs only the small rest: a filter costs its installation by its length.
+ * What makes cells, and joins them. The zygote lives under `base`, which allows these and judges everything else, so
+ * that each run installs only the small rest: a filter costs its installation by its length.
  */
 const SETUP = [
-  'capset',
   'clone',
   'io_uring_register',
-  'io_uring_setup',
   'mount',
-  'openat2',
-  'prctl',
+  'move_mount',
+  'open_tree',
   'setns',
   'umount2',
   'unshare',
 ];
 
+/**
+ * What a copy of the zygote still does when its plan has come, with its filter on already. By then only these exact
+ * calls are left, and a run, which has no capability, is refused all of them by the kernel, with the same EPERM.
+ */
+const LAST_STEPS: readonly SeccompRule[] = [
+  { names: ['move_mount'], action: 'SCMP_ACT_ALLOW' },
+  {
+    names: ['mount'],
+    action: 'SCMP_ACT_ALLOW',
+    // MS_REMOUNT | MS_NOSUID | MS_NODEV
+    args: [{ index: 3, value: 38, op: 'SCMP_CMP_EQ' }],
+  },
+  {
+    names: ['unshare'],
+    action: 'SCMP_ACT_ALLOW',
+    // CLONE_NEWCGROUP
+    args: [{ index: 0, value: 0xffff_ffff, valueTwo: 0x200_0000, op: 'SCMP_CMP_MASKED_EQ' }],
+  },
+];
+
 export interface Stages {
   /** For the zygote, inherited by its runs. */
   readonly base: Uint8Array;
-  /** With `base`, a filter without and with `writeXorExecute`. */
-  readonly open: Uint8Array;
-  readonly strict: Uint8Array;
+  /** With `base`, the filter of a copy of the zygote: Python code, warm or new. */
+  readonly copy: Uint8Array;
+  /** With `base`, the filter of a command. */
+  readonly command: Uint8Array;
 }
 
 /** The filters of `compileSeccomp` cut in two: of two filters the kernel takes the stricter answer (seccomp(2)). */
-export function compileStages(
-  profile: SeccompProfile,
-  arch: Arch,
-  unaccountedMemory: SeccompOptions['unaccountedMemory'],
-): Stages {
-  const plain: SeccompOptions = { writeXorExecute: false, unaccountedMemory };
+export function compileStages(profile: SeccompProfile, arch: Arch, options: SeccompOptions): Stages {
+  const plain: SeccompOptions = { ...options, writeXorExecute: false };
   const conditional = profile.syscalls
-    .filter((rule) => rule.when === 'writeXorExecute')
+    .filter((rule) => options.writeXorExecute && rule.when === 'writeXorExecute')
     .flatMap((rule) => rule.names);
   const isOneOf = (names: readonly string[]) => (name?: string) => name !== undefined && names.includes(name);
   const isSetup = isOneOf(SETUP);
+  const withLastSteps = { ...profile, syscalls: [...LAST_STEPS, ...profile.syscalls] };
   return {
     base: compileSeccomp(profile, arch, plain, (name) => !isSetup(name)),
-    open: compileSeccomp(profile, arch, plain, isSetup),
-    strict: compileSeccomp(
-      profile,
-      arch,
-      { writeXorExecute: true, unaccountedMemory },
-      isOneOf([...SETUP, ...conditional]),
-    ),
+    copy: compileSeccomp(withLastSteps, arch, options, isOneOf([...SETUP, ...conditional])),
+    command: compileSeccomp(profile, arch, plain, isSetup),
   };
 }
 

@@ -9,13 +9,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
 import { asked, Starter } from './contestants.ts';
 import { runnerOf } from './idle.ts';
-import { childrenOf, processorMs, processorUse, zygotesOf } from './proc.ts';
+import { faultsOf, processorUse, zygotesOf } from './proc.ts';
 import { ms, noneWrong, type Section } from './report.ts';
 import { PAUSE_MS } from './rounds.ts';
 import type { Guard } from './servers.ts';
 import { summarize } from './stats.ts';
 
 const WARM_UP = 10;
+/** The next cell is made, and the zygote not yet idle for so long that it learns (warm-workspace.ts: PIN_IDLE_MS). */
+const CELL_MADE_MS = 40;
+const LEARNED_MS = 500;
 const CODE = `import time
 first = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 print('nox-bench-mark', first, time.clock_gettime_ns(time.CLOCK_MONOTONIC))
@@ -94,7 +97,7 @@ function section(
   told: readonly Told[],
   gateway: readonly Note[],
   runner: readonly Note[],
-  { used, took }: Awaited<ReturnType<typeof processorTimes>>,
+  { used, took, faults }: Awaited<ReturnType<typeof processorTimes>>,
   wrong: readonly string[],
 ): Section {
   const runs = told.map((run): Times => {
@@ -141,24 +144,59 @@ function section(
         ]),
         notes: ['of 2 processors this bounds the runs a second'],
       },
+      {
+        title: 'Page faults for one run (medians)',
+        columns: ['', 'the zygote', 'its cell and its program'],
+        rows: [
+          ['before the rehearsal', String(faults.before.zygote), String(faults.before.run)],
+          ['after it: pages are copied by fork', String(faults.after.zygote), String(faults.after.run)],
+        ],
+      },
     ],
     promises: noneWrong('breakdown', wrong),
-    data: { steps, unmarked: took, used, wrong },
+    data: { steps, unmarked: took, used, faults, wrong },
   };
+}
+
+interface Faults {
+  readonly zygote: number;
+  readonly run: number;
+}
+
+/** Medians over runs, each with the cell that is made for the next. */
+async function faultsOfRuns(starter: Starter, zygote: number, runs: number): Promise<Faults> {
+  const found: Faults[] = [];
+  for (let run = 0; run < runs; run += 1) {
+    const before = faultsOf(zygote);
+    await starter.run('run');
+    await sleep(CELL_MADE_MS);
+    const { own, children } = faultsOf(zygote);
+    found.push({ zygote: own - before.own, run: children - before.children });
+  }
+  const median = (values: number[]) => summarize(values).p50;
+  return { zygote: median(found.map((each) => each.zygote)), run: median(found.map((each) => each.run)) };
 }
 
 /** On a server without marks, whose runs are timed as well: what the marks cost is the difference. */
 async function processorTimes(
   rounds: number,
   guard: Guard,
-): Promise<{ readonly used: Times; readonly took: number }> {
+): Promise<{
+  readonly used: Times;
+  readonly took: number;
+  readonly faults: Readonly<Record<'before' | 'after', Faults>>;
+}> {
   const server = await guard.start('warm');
   const starter = new Starter({ run: asked(server, '/run_py', { code: 'print(1)' }, '') });
   const gateway = server.processes[1]?.pid ?? 0;
   const runner = runnerOf(server);
   try {
-    for (let round = 0; round < WARM_UP; round += 1) await starter.run('run');
+    await starter.run('run');
     const zygote = zygotesOf(runner)[0]?.zygote ?? 0;
+    // Less than the pause after which the zygote learns which pages its runs write.
+    const untrained = await faultsOfRuns(starter, zygote, 5);
+    await sleep(LEARNED_MS);
+    const faults = { before: untrained, after: await faultsOfRuns(starter, zygote, WARM_UP) };
     const read = () => [processorUse(gateway), processorUse(runner), processorUse(zygote)];
     const before = read();
     const took: number[] = [];
@@ -174,10 +212,10 @@ async function processorTimes(
     const used = {
       gateway: g?.own ?? NaN,
       runner: r?.own ?? NaN,
-      'zygote': z?.own ?? NaN,
+      zygote: z?.own ?? NaN,
       'its cell and its program': z?.children ?? NaN,
     };
-    return { used, took: summarize(took).p50 };
+    return { used, took: summarize(took).p50, faults };
   } finally {
     await starter.close();
     await guard.stop(server);

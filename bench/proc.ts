@@ -74,12 +74,6 @@ export function mountsOf(pid: number | 'self'): number {
     .filter(Boolean).length;
 }
 
-/** Time on a processor, in milliseconds; undefined where the kernel does not count it. */
-export function processorMs(pid: number): number | undefined {
-  const nanoseconds = /^(\d+) /.exec(read(`/proc/${String(pid)}/schedstat`))?.[1];
-  return nanoseconds === undefined ? undefined : Number(nanoseconds) / 1e6;
-}
-
 /** Time on a processor of a process, and of those that it has waited for, in milliseconds, to a hundredth of a second. */
 export function processorUse(pid: number): { readonly own: number; readonly children: number } {
   const line = read(`/proc/${String(pid)}/stat`);
@@ -87,6 +81,13 @@ export function processorUse(pid: number): { readonly own: number; readonly chil
   const fields = line.slice(line.lastIndexOf(')') + 2).split(' ');
   const ticks = (at: number) => Number(fields[at - 3]) + Number(fields[at - 2]);
   return { own: ticks(14) * TICK_MS, children: ticks(16) * TICK_MS };
+}
+
+/** Page faults of a process, and of those that it has waited for, that needed no disk (proc_pid_stat(5)). */
+export function faultsOf(pid: number): { readonly own: number; readonly children: number } {
+  const line = read(`/proc/${String(pid)}/stat`);
+  const fields = line.slice(line.lastIndexOf(')') + 2).split(' ');
+  return { own: Number(fields[10 - 3]), children: Number(fields[11 - 3]) };
 }
 
 /** Dead processes of the whole machine that nobody has waited for. */

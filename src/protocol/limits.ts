@@ -50,7 +50,7 @@ export const LIMITS = {
     default: 256 * MIB,
     minimum: MIB,
     maximum: 1024 * GIB,
-    meaning: "Size of a run's private /tmp, and of its /dev/shm",
+    meaning: "Size of a run's private /tmp and /dev/shm together",
   },
   processes: {
     setting: 'NOX_MAX_PROCESSES',

@@ -108,10 +108,11 @@ export class CgroupMeter implements Meter {
 
   finish(): FinalSample {
     const sample = this.sample();
+    const exact = this.#number('memory.peak') !== undefined;
     const oomKilled = this.#field('memory.events', 'oom_kill') > 0;
     const processLimitHit = this.#field('pids.events', 'max') > 0;
     rmdirSync(this.#path);
-    return { ...sample, oomKilled, processLimitHit };
+    return { ...sample, exact, oomKilled, processLimitHit };
   }
 
   #write(name: string, value: number): void {

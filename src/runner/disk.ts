@@ -132,7 +132,10 @@ export class DiskWatch {
 
   #deleted(): number {
     const dev = statSync(this.#path).dev;
-    return deletedBytes([...this.#runs].flatMap((run) => run.pids()), dev);
+    return deletedBytes(
+      [...this.#runs].flatMap((run) => run.pids()),
+      dev,
+    );
   }
 
   #filled(): number {

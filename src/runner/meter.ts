@@ -14,6 +14,8 @@ export interface Sample {
 }
 
 export interface FinalSample extends Sample {
+  /** The peak of the memory was measured, not sampled. */
+  readonly exact: boolean;
   readonly oomKilled: boolean;
   readonly processLimitHit: boolean;
 }
@@ -81,7 +83,12 @@ export class ProcMeter implements Meter {
   }
 
   finish(): FinalSample {
-    return { ...this.#peak, oomKilled: false, processLimitHit: this.#peak.processes >= this.#processLimit };
+    return {
+      ...this.#peak,
+      exact: false,
+      oomKilled: false,
+      processLimitHit: this.#peak.processes >= this.#processLimit,
+    };
   }
 }
 

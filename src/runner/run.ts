@@ -217,7 +217,8 @@ class Run {
     this.#stdout.end();
     this.#stderr.end();
     const result = this.#result(end, final, (performance.now() - began) / 1000);
-    if (result.outcome === 'sandbox_error') log.error({ requestId: request.id, reason: reasonOf(end) }, 'sandbox_error');
+    if (result.outcome === 'sandbox_error')
+      log.error({ requestId: request.id, reason: reasonOf(end) }, 'sandbox_error');
     return result;
   }
 
@@ -270,7 +271,10 @@ class Run {
         // A killed run reports nothing itself; the last measurement does not tell user from system time.
         userSeconds: program?.userSeconds ?? final.cpuSeconds,
         systemSeconds: program?.systemSeconds ?? 0,
-        peakMemoryBytes: Math.max(final.memoryBytes, program?.maxRssBytes ?? 0),
+        // The program's own figure is at least that of the zygote from which it was made.
+        peakMemoryBytes: final.exact
+          ? final.memoryBytes
+          : Math.max(final.memoryBytes, program?.maxRssBytes ?? 0),
         peakProcesses: Math.max(1, final.processes),
         stdinBytes: Buffer.byteLength(this.#order.request.stdin ?? ''),
         stdoutBytes: this.#stdout.total,

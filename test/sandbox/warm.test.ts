@@ -62,8 +62,7 @@ async function zygoteOf(of: Server): Promise<{ bwrap: number; zygote: number }> 
   await until('the zygote, an init and a program stand', () => {
     for (const bwrap of children(of.processes.at(0)?.pid)) {
       const [zygote] = children(bwrap);
-      if (zygote !== undefined && children(zygote).length >= 2)
-        found = { bwrap, zygote };
+      if (zygote !== undefined && children(zygote).length >= 2) found = { bwrap, zygote };
     }
     return found !== undefined;
   });

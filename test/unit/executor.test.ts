@@ -83,7 +83,7 @@ class FakeLauncher implements Launcher {
 
 class FakeMeter implements Meter {
   now: Sample = { memoryBytes: 3 * MIB, cpuSeconds: 0.1, processes: 2 };
-  found = { oomKilled: false, processLimitHit: false };
+  found = { exact: false, oomKilled: false, processLimitHit: false };
   finished = 0;
 
   sample(): Sample {

@@ -267,7 +267,7 @@ worker(rename_and_grow); say("renamed"); wait(); finish()`);
     ] as const) {
       const meter = new ProcMeter({ ...LIMITS, processes });
       const sample = meter.sample([tree.pid]);
-      assert.deepEqual(meter.finish(), { ...sample, oomKilled: false, processLimitHit: hit });
+      assert.deepEqual(meter.finish(), { ...sample, exact: false, oomKilled: false, processLimitHit: hit });
     }
   });
 
@@ -280,6 +280,6 @@ worker(rename_and_grow); say("renamed"); wait(); finish()`);
     const meter = new ProcMeter(LIMITS);
     const nothing = { memoryBytes: 0, cpuSeconds: 0, processes: 0 };
     assert.deepEqual(meter.sample([pid]), nothing);
-    assert.deepEqual(meter.finish(), { ...nothing, oomKilled: false, processLimitHit: false });
+    assert.deepEqual(meter.finish(), { ...nothing, exact: false, oomKilled: false, processLimitHit: false });
   });
 });

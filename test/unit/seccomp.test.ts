@@ -479,7 +479,17 @@ describe('the filter in two stages', () => {
       });
 
       test(`${arch}, ${JSON.stringify(options)}: together they are the whole filter`, () => {
-        const interesting = fc.constantFrom(0n, 17n, 38n, 0x8000n, 0x200_0000n, 0x1000_0000n, 7n, 6n, 0x4111n);
+        const interesting = fc.constantFrom(
+          0n,
+          17n,
+          38n,
+          0x8000n,
+          0x200_0000n,
+          0x1000_0000n,
+          7n,
+          6n,
+          0x4111n,
+        );
         const argument = fc.oneof(fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), interesting);
         const number = fc.oneof(fc.integer({ min: 0, max: 600 }), fc.integer({ min: 0, max: 2 ** 32 - 1 }));
         fc.assert(

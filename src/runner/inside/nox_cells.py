@@ -23,7 +23,7 @@ STACK = 512
 Rusage = ctypes.c_long * 18
 USAGE, MAXRSS = ctypes.sizeof(Rusage), 4
 # Each has a place where its program notes what was used before it began.
-CELLS_MAX = 1024
+CELLS_MAX = 4096
 RUSAGE_CHILDREN = -1
 ENOEXEC, EACCES = 8, 13
 

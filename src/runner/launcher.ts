@@ -8,10 +8,12 @@
  * - Zygotes of workspaces that nobody uses are put away: after a time, and the longest unused first when all of them
  *   hold more memory than they may.
  */
+import { execFile } from 'node:child_process';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import type { Limits } from '../protocol/limits.ts';
 import { type Cell, ZygoteFailure } from './cell.ts';
 import { readable, rootLinks, virtualEnvironment } from './host.ts';
@@ -55,6 +57,7 @@ const CELL_IDLE_MS = 60_000;
 /** A run that lasts asks so often whether its zygote still answers. */
 const PING_MS = 1000;
 const TRIES = 3;
+const COMPILE_TIMEOUT_MS = 10_000;
 
 /** Read at once: later the server may be a user who cannot read its own program. */
 const PROFILE = loadProfile();
@@ -85,6 +88,7 @@ export class ZygoteLauncher implements Launcher {
     await mkdir(join(dir, 'etc'));
     await mkdir(join(dir, 'zygote'));
     for (const [name, text] of ZYGOTE) await writeFile(join(dir, 'zygote', name), text);
+    await compile(options.python, join(dir, 'zygote'));
     for (const [name, text] of Object.entries(OWN_ETC)) await writeFile(join(dir, 'etc', name), text);
     return new ZygoteLauncher(dir, options);
   }
@@ -181,7 +185,7 @@ export class ZygoteLauncher implements Launcher {
 
   #start(workspace: string, shows: string): WarmWorkspace {
     if (this.#closed) throw new ZygoteFailure('the server is stopping');
-    const warm = new WarmWorkspace(this.#makeZygote(workspace), shows);
+    const warm = new WarmWorkspace(this.#makeZygote(workspace), shows, this.#options.warm.on);
     this.#all.add(warm);
     void warm.zygote.ended.then(() => {
       this.#all.delete(warm);
@@ -292,6 +296,14 @@ class Run implements LaunchedRun {
     if (cell === undefined) void coming.then(discard, () => undefined);
     return cell;
   }
+}
+
+/** Saves each zygote a third of its start. One that finds nothing compiled compiles for itself. */
+async function compile(python: string, dir: string): Promise<void> {
+  const args = ['-I', '-m', 'compileall', '-q', dir];
+  await promisify(execFile)(python, args, { env: {}, cwd: '/', timeout: COMPILE_TIMEOUT_MS }).catch(
+    () => undefined,
+  );
 }
 
 /** Removes what runners that were killed have left. Another user's is not ours to remove, and cannot be. */

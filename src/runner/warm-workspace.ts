@@ -34,16 +34,18 @@ export class WarmWorkspace {
   /** Slots whose run has ended just now. While one lives no cell is made for the next: they would share a network. */
   readonly #coming = new Map<number, NodeJS.Timeout>();
   #runs = 0;
-  #pinned = false;
+  #pinned: boolean;
   #retired = false;
   #ownBytes = 0;
   #grown = false;
   #bytes = 0;
   #looked = 0;
 
-  constructor(zygote: Zygote, shows: string) {
+  /** @param copies its Python runs are copies of the zygote, which is to learn which pages they write */
+  constructor(zygote: Zygote, shows: string, copies: boolean) {
     this.zygote = zygote;
     this.shows = shows;
+    this.#pinned = !copies;
     zygote.ready.then(
       () => {
         this.#ownBytes = residentBytes(zygote.pid);

@@ -85,7 +85,7 @@ def main():
             del sys.modules[module.__name__]
 
         settings = nox_cells.Settings(CONTROL)
-        nox_program.blank_environment([name for name in ('PYTHONPATH', 'PWD') if name in environ])
+        nox_program.blank_environment([name for name in ('PYTHONPATH', 'LD_BIND_NOW', 'PWD') if name in environ])
         packages = nox_packages.Packages(settings.packages)
         sys.path_importer_cache.clear()
         sys.path_importer_cache.update(importers)

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Server } from '../test/support/server.ts';
 import { Connection } from './client.ts';
-import { childrenOf, memoryOf, zygotesOf } from './proc.ts';
+import { childrenOf, isInitOfCell, memoryOf, processTree, zygotesOf } from './proc.ts';
 import { atMost, mb, type PromiseKept, type Section, type Table } from './report.ts';
 import { newLoad, runOne } from './runs.ts';
 import type { Form, Guard } from './servers.ts';
@@ -10,7 +10,7 @@ import type { Form, Guard } from './servers.ts';
 const BOUND = 16e6;
 const WISH = 8e6;
 const RUNS = 20;
-/** A spare is ready long before, and nothing of the last run is left. */
+/** The next cell is ready long before, and nothing of the last run is left. */
 const SETTLE_MS = 1000;
 
 interface Part {
@@ -38,7 +38,10 @@ export async function measureIdle(guard: Guard): Promise<Section> {
         part.what,
         ...[part.pss, part.own, part.rss].map((bytes) => (Number.isNaN(bytes) ? '' : mb(bytes, 2))),
       ]),
-      notes: ['pss: each page in proportion to how many share it; own: pages that nobody shares'],
+      notes: [
+        'pss: each page in proportion to how many share it; own: pages that nobody shares',
+        'the init of each cell is not listed: it lives in the memory of the zygote',
+      ],
     });
     // Not readable is not small.
     const measurable = parts.every((part) => part.pss > 0);
@@ -55,7 +58,7 @@ export async function measureIdle(guard: Guard): Promise<Section> {
   return { name: 'idle', tables, promises, data };
 }
 
-/** A server of its own: of those that others have used the slots have more spares. */
+/** A server of its own: of those that others have used more slots have cells. */
 async function partsOf(form: Form, guard: Guard): Promise<{ parts: Part[]; wrong: readonly string[] }> {
   const server = await guard.start(form);
   try {
@@ -75,18 +78,18 @@ export function runnerOf(server: Server): number {
   return server.processes[0]?.pid ?? 0;
 }
 
-const BELOW = ['zygote', 'init of a spare', 'spare, waits for its plan'];
-
-/** The processes by what they do, which is told by how deep they are. */
+/** The processes by what they do. */
 function describe(bwrap: number): Part[] {
-  const levels = [[bwrap]];
-  for (let level = levels[0]; level !== undefined && level.length > 0; level = levels.at(-1)) {
-    levels.push(level.flatMap(childrenOf));
-  }
+  const [first = 0] = childrenOf(bwrap);
   // A package that has started threads: the zygote is a child of process 1, which waits for it.
-  const threads = levels.filter((level) => level.length > 0).length > BELOW.length + 1;
-  const names = ['bwrap, waits for the sandbox to end', ...(threads ? ['process 1, waits'] : []), ...BELOW];
-  return levels.flatMap((level, depth) =>
-    level.map((pid) => ({ what: names[depth] ?? memoryOf(pid).name, ...memoryOf(pid) })),
-  );
+  const [child] = childrenOf(first);
+  const threads = child !== undefined && memoryOf(child).name === memoryOf(bwrap).name;
+  const what = (pid: number): string => {
+    if (pid === bwrap) return 'bwrap, waits for the sandbox to end';
+    if (pid === first) return threads ? 'process 1, waits' : 'zygote';
+    return childrenOf(pid).length > 0 ? 'zygote' : 'program of a cell, waits for its plan';
+  };
+  return processTree(bwrap)
+    .filter((pid) => !isInitOfCell(pid))
+    .map((pid) => ({ what: what(pid), ...memoryOf(pid) }));
 }

@@ -37,6 +37,12 @@ export function processTree(pid: number): number[] {
   return found;
 }
 
+/** The init of a cell lives in the memory of its zygote: what it holds has been counted there. */
+export function isInitOfCell(pid: number): boolean {
+  const pids = /^NSpid:\t(.*)$/m.exec(read(`/proc/${String(pid)}/status`))?.[1]?.split('\t') ?? [];
+  return pids.length > 2 && pids.at(-1) === '1';
+}
+
 export function memoryOf(pid: number): Held {
   const rollup = read(`/proc/${String(pid)}/smaps_rollup`);
   const kib = (name: string) =>
@@ -54,6 +60,7 @@ export function memoryOf(pid: number): Held {
 export function descendantsPss(pid: number): number {
   return processTree(pid)
     .slice(1)
+    .filter((each) => !isInitOfCell(each))
     .reduce((sum, each) => sum + memoryOf(each).pss, 0);
 }
 

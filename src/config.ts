@@ -5,6 +5,7 @@
  * against all settings by both. docs/configuration.md repeats this table; test/unit/docs.test.ts holds it to it.
  */
 import { availableParallelism } from 'node:os';
+import { parseBlock, words } from './addresses.ts';
 import { LIMIT_NAMES, LIMITS, type LimitRow, type Limits } from './protocol/limits.ts';
 
 const MIB = 1024 * 1024;
@@ -23,7 +24,7 @@ interface NumberSetting extends Common {
 interface TextSetting extends Common {
   readonly kind: 'text';
   readonly default: string;
-  readonly pattern?: RegExp;
+  readonly pattern?: { test(text: string): boolean };
   /** What the pattern means, for the message. */
   readonly shape?: string;
 }
@@ -32,6 +33,7 @@ export type Setting = NumberSetting | TextSetting;
 const ABSOLUTE = /^(\/(?!\.{1,2}(?:\/|$))[^/\0]+)+$/;
 const OPTIONAL_ABSOLUTE = new RegExp(`^$|${ABSOLUTE.source}`);
 const SWITCH = /^(on|off)$/;
+const BLOCKS = { test: (text: string) => words(text).every((word) => parseBlock(word) !== undefined) };
 
 export const SETTINGS = {
   NOX_API_TOKEN: {
@@ -63,6 +65,22 @@ export const SETTINGS = {
     minimum: 0,
     maximum: 65_535,
     meaning: 'Port on which the gateway listens; 0 takes a free one',
+  },
+  NOX_TRUSTED_PROXY: {
+    kind: 'text',
+    default: '',
+    pattern: BLOCKS,
+    shape: 'addresses or blocks such as 10.0.0.0/8, separated by spaces',
+    meaning:
+      'Reverse proxies whose `X-Forwarded-For` is believed. Default: none, the client is who opened the connection',
+  },
+  NOX_AUDIT_FILE: {
+    kind: 'text',
+    default: '',
+    pattern: OPTIONAL_ABSOLUTE,
+    shape: 'an absolute path',
+    meaning:
+      'File to which every call that runs or changes something is written, and every refused token. Default: none',
   },
   NOX_RUNNER_SOCKET: {
     kind: 'text',
@@ -212,6 +230,8 @@ export interface Config {
   readonly sandbox: string;
   readonly bindAddress: string;
   readonly port: number;
+  readonly trustedProxy: readonly string[];
+  readonly auditFile: string;
   readonly runnerSocket: string;
   readonly python: string;
   readonly pythonJit: boolean;
@@ -307,6 +327,8 @@ function assemble(values: Values): Config {
     sandbox: text('NOX_SANDBOX'),
     bindAddress: text('NOX_BIND_ADDR'),
     port: number('NOX_PORT'),
+    trustedProxy: words(text('NOX_TRUSTED_PROXY')),
+    auditFile: text('NOX_AUDIT_FILE'),
     runnerSocket: text('NOX_RUNNER_SOCKET'),
     python: text('NOX_PYTHON'),
     pythonJit: text('NOX_PYTHON_JIT') === 'on',
@@ -319,7 +341,7 @@ function assemble(values: Values): Config {
     cgroup: text('NOX_CGROUP') as Config['cgroup'],
     runUid: number('NOX_RUN_UID'),
     apiUid: number('NOX_API_UID'),
-    forbidden: text('NOX_FORBIDDEN').split(/\s+/).filter(Boolean),
+    forbidden: words(text('NOX_FORBIDDEN')),
     slots: number('NOX_SLOTS'),
     queue: number('NOX_QUEUE'),
     queueWaitSeconds: number('NOX_QUEUE_WAIT'),

@@ -9,6 +9,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { readEnvironment, type Defaults } from './config.ts';
 import { buildGateway } from './gateway/app.ts';
+import { AuditFile } from './gateway/audit-file.ts';
 import { listen } from './gateway/listen.ts';
 import { preloadGateway } from './gateway/preload.ts';
 import { fail, loadConfig, makeLog, onStop } from './main.ts';
@@ -42,10 +43,12 @@ prepareRunner(config);
 
 try {
   const { executor } = await startRunner(config, log);
-  const app = await buildGateway({ ...config, executor: connect(executor), log });
+  const audit = await AuditFile.open(config.auditFile, log);
+  const app = await buildGateway({ ...config, executor: connect(executor), log, audit });
   onStop(log, async () => {
     await executor.close();
     await app.close();
+    await audit?.close();
   });
   const address = await listen(app, config.bindAddress, config.port);
   const token = given === undefined ? `$(cat ${tokenFile})` : '$NOX_API_TOKEN';

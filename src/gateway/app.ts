@@ -1,5 +1,5 @@
 /**
- * The gateway without its socket: HTTP in front of an Executor. Starts no process, writes no file.
+ * The gateway without its socket: HTTP in front of an Executor. Starts no process, writes no file but its own log.
  *
  * The order of a request: the token (before any byte of the body), the body within its bound, the schema, the
  * executor. Every error leaves through `sendError`, in the shape of the contract.
@@ -16,7 +16,10 @@ import Fastify, {
 import type { Logger } from 'pino';
 import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
+import { auditEntry, outcomeOf, type AuditSink } from './audit.ts';
 import { bearerCheck } from './auth.ts';
+import { clientAddress, trustOf } from './client-address.ts';
+import { onEnding } from './ending.ts';
 import { healthRoute } from './routes/health.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
@@ -27,6 +30,9 @@ export interface GatewayOptions {
   readonly forbidden: readonly string[];
   readonly maxBodyBytes: number;
   readonly maxUploadBytes: number;
+  /** Addresses and blocks whose X-Forwarded-For is believed; none without it. */
+  readonly trustedProxy?: readonly string[];
+  readonly audit?: AuditSink | undefined;
   readonly log: Logger;
 }
 
@@ -42,13 +48,14 @@ const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as 
 
 export async function buildGateway(options: GatewayOptions): Promise<FastifyInstance> {
   const authorized = bearerCheck(options.token);
-  const { log } = options;
+  const { log, audit } = options;
   const app = Fastify({
     // A logger of its own for each request, which is what Fastify would make, costs more than the line.
     logger: false,
     bodyLimit: options.maxBodyBytes,
     requestTimeout: REQUEST_TIMEOUT_MS,
     forceCloseConnections: true,
+    trustProxy: trustOf(options.trustedProxy ?? []),
     http: { headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
     genReqId: (request) => {
       const given = request.headers['x-request-id'];
@@ -66,6 +73,18 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     app.routing(request, response);
   });
 
+  onEnding(app, (request, reply) => {
+    const { method, routeOptions } = request;
+    const route = routeOptions.url ?? 'none';
+    const level = route === '/health' ? 'debug' : 'info';
+    const client = clientAddress(request);
+    const ms = Math.round(reply.elapsedTime);
+    const outcome = outcomeOf(reply);
+    const status = reply.statusCode;
+    log[level]({ requestId: request.id, client, method, route, status, ms, outcome }, 'request');
+    const entry = audit === undefined ? undefined : auditEntry(request, reply);
+    if (entry !== undefined) audit?.write(entry);
+  });
   app.addHook('onRequest', (request, reply, done) => {
     void reply.header('x-request-id', request.id);
     if (request.routeOptions.url === '/health') {
@@ -76,16 +95,6 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
       authorized(request.headers.authorization) ? undefined : new NoxError('unauthorized', 'Unauthorized'),
     );
   });
-  app.addHook('onResponse', (request, reply, done) => {
-    const { method, routeOptions } = request;
-    const route = routeOptions.url ?? 'none';
-    const level = route === '/health' ? 'debug' : 'info';
-    const outcome = reply.getHeader('nox-outcome');
-    const ms = Math.round(reply.elapsedTime);
-    log[level]({ requestId: request.id, method, route, status: reply.statusCode, ms, outcome }, 'request');
-    done();
-  });
-
   app.setErrorHandler<FastifyError | NoxError>((error, request, reply) =>
     sendError(toNoxError(error, request, log), reply),
   );
@@ -129,6 +138,7 @@ function toNoxError(error: FastifyError | NoxError, request: FastifyRequest, log
 
 function sendError(error: NoxError, reply: FastifyReply): FastifyReply {
   const { status, hint } = ERRORS[error.code];
+  reply.request.ending.failure = error.code;
   if (error.code === 'unauthorized') void reply.header('www-authenticate', 'Bearer');
   if (error.retryAfter !== undefined) void reply.header('retry-after', String(error.retryAfter));
   if (!reply.request.raw.complete) linger(reply);

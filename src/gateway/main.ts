@@ -3,6 +3,7 @@ import { fail, loadConfig, makeLog, onStop } from '../main.ts';
 import { dropRoot, startedAsRoot } from '../privilege.ts';
 import { connect } from '../transport/unix-socket.ts';
 import { buildGateway } from './app.ts';
+import { AuditFile } from './audit-file.ts';
 import { listen } from './listen.ts';
 import { preloadGateway } from './preload.ts';
 
@@ -11,8 +12,14 @@ const log = makeLog(config.logLevel, 'nox-api');
 // The runner's group is what opens its socket.
 if (startedAsRoot) await preloadGateway(log);
 dropRoot(config.apiUid, config.runUid);
-const app = await buildGateway({ ...config, executor: connect(config.runnerSocket), log });
-onStop(log, () => app.close());
+const audit = await AuditFile.open(config.auditFile, log).catch((error: unknown) =>
+  fail((error as Error).message),
+);
+const app = await buildGateway({ ...config, executor: connect(config.runnerSocket), log, audit });
+onStop(log, async () => {
+  await app.close();
+  await audit?.close();
+});
 try {
   log.info({ address: await listen(app, config.bindAddress, config.port) }, 'listening');
 } catch (error) {

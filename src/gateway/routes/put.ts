@@ -3,6 +3,7 @@ import Type from 'typebox';
 import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
 import { validator } from '../../protocol/validate.ts';
+import { pathSubject } from '../audit.ts';
 import { clientGone } from '../gone.ts';
 
 const checkQuery = validator(Type.Object({ path: Type.String() }));
@@ -11,6 +12,7 @@ const checkQuery = validator(Type.Object({ path: Type.String() }));
 export function putRoute(app: FastifyInstance, executor: Executor, maxUploadBytes: number): void {
   app.post('/put', { bodyLimit: Number.MAX_SAFE_INTEGER }, async (request, reply) => {
     const { path } = checkQuery(request.query);
+    request.ending.subject = () => pathSubject(path);
     if (!request.isMultipart()) {
       throw new NoxError('invalid_request', 'body: not multipart/form-data; send the file as field `f`');
     }

@@ -7,6 +7,7 @@ import type { Executor } from '../../protocol/executor.ts';
 import { LIMITS, type LimitName } from '../../protocol/limits.ts';
 import type { RunRequest, RunResult } from '../../protocol/messages.ts';
 import { validator } from '../../protocol/validate.ts';
+import { codeSubject, commandSubject } from '../audit.ts';
 import { clientGone } from '../gone.ts';
 import { jsonObject } from '../json-stream.ts';
 import { splitWords } from '../words.ts';
@@ -28,6 +29,7 @@ const checkSh = validator(RunShBody);
 export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: readonly string[]): void {
   app.post('/run_py', async (request, reply) => {
     const { code, filename, args, stdin, fresh } = checkPy(request.body);
+    request.ending.subject = () => codeSubject(code, filename);
     if (filename === '') throw new NoxError('invalid_path', 'filename: is empty');
     const program = {
       kind: 'python' as const,
@@ -41,6 +43,7 @@ export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: r
   app.post('/run_sh', async (request, reply) => {
     const { cmd, stdin } = checkSh(request.body);
     const argv = typeof cmd === 'string' ? wordsOf(cmd) : cmd;
+    request.ending.subject = () => commandSubject(argv);
     const [first = ''] = argv;
     if (first.trim() === '') throw new NoxError('empty_command', 'Empty command');
     if (forbidden.includes(first)) throw new NoxError('forbidden_command', 'Forbidden command');

@@ -186,7 +186,11 @@ describe('a real server', () => {
     fetch(`${server.url}${path}`, {
       method: 'POST',
       ...init,
-      headers: { authorization: `Bearer ${server.token}`, 'x-request-id': id, ...init.headers },
+      headers: {
+        authorization: `Bearer ${server.token}`,
+        'x-request-id': id,
+        ...(init.headers as Record<string, string>),
+      },
     });
 
   test('code by its hash, a command by its first word, a file by its path; and no secret', async () => {
@@ -262,7 +266,7 @@ describe('a real server', () => {
     await writeFile(config, body, { mode: 0o644 });
     const asOwner =
       process.getuid?.() === 0 ? ['setpriv', `--reuid=${id}`, `--regid=${id}`, '--clear-groups'] : [];
-    const [program = '', ...args] = [
+    const [program, ...args] = [
       ...asOwner,
       tool('usr/sbin/logrotate'),
       '-f',

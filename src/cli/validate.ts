@@ -10,6 +10,7 @@ import { openCgroup } from '../runner/cgroup.ts';
 import { runChecks, type Check } from '../runner/check.ts';
 import { explainFailure, prepareRunner, startRunner } from '../runner/start.ts';
 import { developmentDefaults } from '../state.ts';
+import { printCheck } from './checks.ts';
 
 const PROBES = readFileSync(new URL('../runner/probes.py', import.meta.url), 'utf8');
 /** A validate that lost its probes must not pass: the issue of each is one of these lines. */
@@ -19,12 +20,6 @@ interface Probe {
   readonly name: string;
   readonly held: boolean;
   readonly detail: string;
-}
-
-function print({ name, pass, value, remedy }: Check): boolean {
-  process.stdout.write(`${pass ? 'PASS' : 'FAIL'}  ${name.padEnd(24)} ${value}\n`);
-  if (!pass) process.stdout.write(`      remedy: ${remedy}\n`);
-  return pass;
 }
 
 async function probe(executor: Executor): Promise<Check[]> {
@@ -65,10 +60,10 @@ try {
   prepareRunner(config);
   const cgroup =
     config.cgroup === 'off' ? { available: false as const, reason: 'NOX_CGROUP=off' } : openCgroup();
-  const passed = runChecks(config, cgroup).map(print);
+  const passed = runChecks(config, cgroup).map(printCheck);
   if (!passed.includes(false)) {
     const { executor } = await startRunner(config, makeLog('error', 'nox'));
-    passed.push(...(await probe(executor)).map(print));
+    passed.push(...(await probe(executor)).map(printCheck));
     await executor.close();
   }
   const failed = passed.filter((pass) => !pass).length;

@@ -1,0 +1,152 @@
+/**
+ * Backup and restore: settings (with the token) and the workspace, in one archive that only root can read.
+ *
+ * The workspace is hostile: names of every kind, links that leave it, a run that changes it meanwhile. Its part of the
+ * archive is written and unpacked by tar as the runs' own user, who can do nothing that a run could not do, only that
+ * for reading it may pass over permissions.
+ */
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { parseSettings } from './settings.ts';
+import { SETTINGS_FILE } from './desired.ts';
+import type { Host } from './host.ts';
+import { setAttributes } from './undo.ts';
+
+const USER = 'nox-runner';
+const GROUP = 'nox';
+const MEMBERS = ['nox-backup.json', 'settings', 'workspace.tar'] as const;
+const DEFAULT_SANDBOX = '/home/nox/nox/sandbox';
+
+const FORMAT = 1;
+
+interface Manifest {
+  readonly format: number;
+  readonly version: string;
+  readonly made: string;
+}
+
+/** @param file must not exist yet */
+export function backup(host: Host, file: string, version: string, now: Date): void {
+  if (existsSync(file)) throw new Error(`backup: ${file} exists already; name another file`);
+  const settings = host.text(SETTINGS_FILE);
+  if (settings === undefined)
+    throw new Error(`backup: ${SETTINGS_FILE} is missing: there is nothing installed to save`);
+  const sandbox = parseSettings(settings)['NOX_SANDBOX'] || DEFAULT_SANDBOX;
+  const dir = mkdtempSync(join(dirname(file), '.nox-backup-'));
+  try {
+    const manifest: Manifest = { format: FORMAT, version, made: now.toISOString() };
+    writeFileSync(join(dir, 'nox-backup.json'), `${JSON.stringify(manifest)}\n`, { mode: 0o600 });
+    writeFileSync(join(dir, 'settings'), settings, { mode: 0o600 });
+    // 1: a file changed while it was read, which a live workspace may do.
+    const read = ['--inh-caps=-all,+dac_read_search', '--ambient-caps=+dac_read_search'];
+    const { code, stderr } = host.run([
+      ...['sh', '-c', 'umask 077; out=$1; shift; exec "$@" > "$out"', 'sh', join(dir, 'workspace.tar')],
+      ...['setpriv', `--reuid=${USER}`, `--regid=${GROUP}`, '--clear-groups', ...read, '--'],
+      ...['tar', '--create', '--sparse', '--one-file-system', '--acls', `--directory=${sandbox}`, '.'],
+    ]);
+    if (code !== 0 && code !== 1)
+      throw new Error(`backup of ${sandbox}: tar ended with ${String(code)}: ${stderr.trim()}`);
+    const packed = join(dir, 'backup');
+    writeFileSync(packed, '', { mode: 0o600 });
+    host.must(['tar', '--create', '--gzip', `--file=${packed}`, `--directory=${dir}`, ...MEMBERS]);
+    renameSync(packed, file);
+    host.must(['sync', '-f', file]);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+export interface Restored {
+  readonly manifest: Manifest;
+  readonly settings: string;
+  /** Where the workspace that was there before has gone. */
+  readonly aside: string;
+}
+
+/**
+ * Replaces settings and workspace by those of a backup. The services must be stopped; what was in the workspace is
+ * put aside under a name beside it.
+ *
+ * @param write how the settings are put in their place
+ */
+export function restore(
+  host: Host,
+  file: string,
+  stamp: string,
+  write: (settings: string) => void,
+): Restored {
+  if ((statSync(file).mode & 0o077) !== 0) chmodSync(file, 0o600);
+  const dir = mkdtempSync('/var/lib/nox/.restore-');
+  try {
+    const listed = host
+      .must(['tar', '--list', '--gzip', `--file=${file}`])
+      .split('\n')
+      .filter(Boolean)
+      .sort();
+    if (listed.join(' ') !== MEMBERS.toSorted().join(' '))
+      throw new Error(`restore: ${file} is no backup of Nox: it has ${listed.slice(0, 5).join(', ')}`);
+    host.must([
+      'tar',
+      '--extract',
+      '--gzip',
+      `--file=${file}`,
+      `--directory=${dir}`,
+      '--no-same-owner',
+      ...MEMBERS,
+    ]);
+    const member = (name: (typeof MEMBERS)[number]): string => {
+      // A link in its place could show us any other file: `text` follows none.
+      const text = host.text(join(dir, name));
+      if (text === undefined) throw new Error(`restore: ${name} in ${file} is no file`);
+      return text;
+    };
+    const manifest = JSON.parse(member('nox-backup.json')) as Manifest;
+    if (manifest.format !== FORMAT)
+      throw new Error(
+        `restore: ${file} has format ${String(manifest.format)}, which this version cannot read`,
+      );
+    const settings = member('settings');
+    const sandbox = parseSettings(settings)['NOX_SANDBOX'] || DEFAULT_SANDBOX;
+    const fresh = `${sandbox}.restore.${stamp}`;
+    mkdirSync(fresh, { mode: 0o700 });
+    const owned = { uid: host.userId(USER), gid: host.groupId(GROUP) };
+    setAttributes(fresh, { mode: 0o700, ...owned });
+    host.must([
+      ...['sh', '-c', 'in=$1; shift; exec "$@" < "$in"', 'sh', join(dir, 'workspace.tar')],
+      ...[
+        'setpriv',
+        `--reuid=${USER}`,
+        `--regid=${GROUP}`,
+        '--clear-groups',
+        '--inh-caps=-all',
+        '--no-new-privs',
+        '--',
+      ],
+      ...[
+        'tar',
+        '--extract',
+        '--sparse',
+        '--preserve-permissions',
+        '--no-same-owner',
+        `--directory=${fresh}`,
+      ],
+    ]);
+    setAttributes(fresh, { mode: 0o2775, uid: host.userId('nox'), gid: owned.gid });
+    const aside = `${sandbox}.bak.${stamp}`;
+    if (host.entry(sandbox) !== undefined) renameSync(sandbox, aside);
+    renameSync(fresh, sandbox);
+    write(settings);
+    return { manifest, settings, aside };
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}

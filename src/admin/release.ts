@@ -1,0 +1,157 @@
+/**
+ * The program as it lies in /opt/nox/releases/<id>: what it is made of, what its id is, whether it is whole.
+ *
+ * The source is a built tree: the clone that `make install` was typed in, or what the Debian package has unpacked.
+ * node_modules holds much that only development needs; package-lock.json says what the program itself needs.
+ */
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import type { Host } from './host.ts';
+
+export const RELEASES = '/opt/nox/releases';
+export const CURRENT = '/opt/nox/current';
+const MANIFEST = 'manifest.json';
+const EXECUTABLE = new Set(['bin/node']);
+
+/** Path in the release → SHA-256, in hexadecimal. */
+export type Manifest = Readonly<Record<string, string>>;
+
+export interface Release {
+  readonly version: string;
+  /** Version and content: the same id is the same program. */
+  readonly id: string;
+  readonly source: string;
+  readonly manifest: Manifest;
+}
+
+interface Lock {
+  readonly packages: Readonly<Record<string, { readonly dev?: boolean; readonly optional?: boolean }>>;
+}
+
+/** Where each file of a release comes from, by its path in the release. */
+function files(source: string): Map<string, string> {
+  const found = new Map<string, string>();
+  const add = (path: string, as = path) => {
+    for (const file of filesBelow(join(source, path)))
+      found.set(join(as, relative(join(source, path), file)), file);
+  };
+  add('dist');
+  for (const name of ['package.json', 'package-lock.json']) found.set(name, join(source, name));
+  add('deploy');
+  if (existsSync(join(source, 'bin/node'))) found.set('bin/node', join(source, 'bin/node'));
+  else found.set('bin/node', join(source, 'node_modules/node/bin/node'));
+  const lock = JSON.parse(readFileSync(join(source, 'package-lock.json'), 'utf8')) as Lock;
+  for (const [path, { dev }] of Object.entries(lock.packages))
+    if (path !== '' && dev !== true && existsSync(join(source, path))) add(path);
+  return found;
+}
+
+/** Regular files only: npm's `.bin` links and caches are no part of a program. */
+function filesBelow(directory: string): string[] {
+  if (!existsSync(directory)) return [];
+  return readdirSync(directory, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(directory, entry.name);
+    // What is nested below a package has an entry of its own in the lock file.
+    if (entry.isDirectory()) return entry.name === 'node_modules' ? [] : filesBelow(path);
+    return entry.isFile() && !entry.name.startsWith('.') ? [path] : [];
+  });
+}
+
+/** @throws Error where the source was not built */
+export function readRelease(source: string): Release {
+  if (!existsSync(join(source, 'dist/cli/noxctl.js')))
+    throw new Error(
+      `${source} is no built tree of Nox: type make build there, or name another with --source`,
+    );
+  const manifest = Object.fromEntries(
+    [...files(source)].sort(([a], [b]) => (a < b ? -1 : 1)).map(([path, from]) => [path, sha256(from)]),
+  );
+  const { version } = JSON.parse(readFileSync(join(source, 'package.json'), 'utf8')) as { version: string };
+  const content = createHash('sha256').update(JSON.stringify(manifest)).digest('hex').slice(0, 12);
+  return { version, id: `${version}-${content}`, source, manifest };
+}
+
+/** Copies a release whole, root's and nobody else's to write. */
+export function copyRelease(host: Host, source: string, path: string): void {
+  const target = host.at(path);
+  rmSync(target, { recursive: true, force: true });
+  const { manifest } = readRelease(source);
+  for (const [name, from] of files(source)) {
+    const to = join(target, name);
+    mkdirSync(dirname(to), { recursive: true, mode: 0o755 });
+    copyFileSync(from, to);
+    chmodSync(to, EXECUTABLE.has(name) ? 0o755 : 0o644);
+  }
+  writeFileSync(join(target, MANIFEST), JSON.stringify(manifest), { mode: 0o644, flush: true });
+  host.run(['sync', '-f', target]);
+}
+
+/** What is wrong with an installed release, a line each: missing, changed, added, or open to others. */
+export function damages(host: Host, path: string): string[] {
+  const text = host.text(join(path, MANIFEST));
+  if (text === undefined) return [`${path}/${MANIFEST} is missing`];
+  let manifest: Manifest;
+  try {
+    manifest = JSON.parse(text) as Manifest;
+  } catch {
+    return [`${path}/${MANIFEST} is no JSON`];
+  }
+  const faults: string[] = [];
+  for (const [name, hash] of Object.entries(manifest)) {
+    const file = join(path, name);
+    const entry = host.entry(file);
+    if (entry?.kind !== 'file') faults.push(`${file} is ${entry === undefined ? 'missing' : 'no file'}`);
+    else if (sha256(host.at(file)) !== hash) faults.push(`${file} was changed`);
+    else if (EXECUTABLE.has(name) && (entry.mode & 0o111) !== 0o111) faults.push(`${file} is not executable`);
+  }
+  const { root } = host;
+  for (const real of entriesBelow(host.at(path))) {
+    const file = root === '' ? real : real.slice(root.length);
+    const stats = lstatSync(real);
+    const name = relative(path, file);
+    if (!stats.isDirectory() && name !== MANIFEST && !Object.hasOwn(manifest, name))
+      faults.push(`${file} does not belong there`);
+    if (root === '' && (stats.uid !== 0 || (stats.mode & 0o022) !== 0))
+      faults.push(`${file} can be changed by others than root`);
+  }
+  return faults;
+}
+
+function entriesBelow(directory: string): string[] {
+  return [
+    directory,
+    ...readdirSync(directory, { withFileTypes: true }).flatMap((entry) => {
+      const path = join(directory, entry.name);
+      return entry.isDirectory() ? entriesBelow(path) : [path];
+    }),
+  ];
+}
+
+const PIECE = 4 * 1024 * 1024;
+
+function sha256(path: string): string {
+  const hash = createHash('sha256');
+  const piece = Buffer.allocUnsafe(PIECE);
+  const fd = openSync(path, 'r');
+  try {
+    for (let size = readSync(fd, piece); size > 0; size = readSync(fd, piece))
+      hash.update(piece.subarray(0, size));
+  } finally {
+    closeSync(fd);
+  }
+  return hash.digest('hex');
+}

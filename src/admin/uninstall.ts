@@ -1,0 +1,58 @@
+/** Takes away what install has made. Workspaces, settings and the users who own them stay, unless `purge` is said. */
+import { rmSync } from 'node:fs';
+import { LOGS, SETTINGS_FILE } from './desired.ts';
+import type { Host } from './host.ts';
+import { UNIT_NAMES } from './units.ts';
+import { SERVICES } from './undo.ts';
+
+const FILES = ['/etc/logrotate.d/nox', '/etc/apparmor.d/nox-bwrap', '/etc/sysctl.d/60-nox.conf'];
+const SYSTEM = '/etc/systemd/system';
+
+/**
+ * What would go and what would stay, in this order.
+ *
+ * @returns paths
+ */
+export function uninstallPlan(
+  host: Host,
+  purge: boolean,
+): { readonly remove: string[]; readonly keep: string[] } {
+  const own = ['/opt/nox', '/var/lib/nox', ...UNIT_NAMES.map((name) => `${SYSTEM}/${name}`), ...FILES];
+  const data = ['/home/nox', SETTINGS_FILE];
+  const there = (paths: readonly string[]): string[] =>
+    paths.filter((path) => host.entry(path) !== undefined);
+  return purge ? { remove: there([...own, ...data]), keep: [] } : { remove: there(own), keep: there(data) };
+}
+
+/** May be repeated: what was interrupted is finished by the next call. */
+export function uninstall(host: Host, purge: boolean, say: (line: string) => void): void {
+  const { remove, keep } = uninstallPlan(host, purge);
+  // The firewall's unit was made by a command of its own, but is of no use without Nox.
+  for (const unit of [...SERVICES.toReversed(), 'nox-firewall.service']) {
+    if (host.entry(`${SYSTEM}/${unit}`) === undefined) continue;
+    host.run(['systemctl', 'disable', '--now', '--quiet', unit]);
+  }
+  if (host.entry('/etc/apparmor.d/nox-bwrap') !== undefined)
+    host.run(['apparmor_parser', '-R', '/etc/apparmor.d/nox-bwrap']);
+  for (const path of remove) {
+    say(`remove ${path}`);
+    // rm(1)'s way: a link is removed, not followed.
+    rmSync(host.at(path), { recursive: true, force: true });
+  }
+  rmSync(host.at(`${SYSTEM}/nox-firewall.service`), { force: true });
+  host.run(['systemctl', 'daemon-reload']);
+  for (const unit of SERVICES) host.run(['systemctl', 'reset-failed', unit]);
+  if (purge) {
+    for (const user of ['nox-runner', 'nox']) {
+      if (host.user(user) === undefined) continue;
+      say(`remove user ${user}`);
+      host.run(['userdel', user]);
+    }
+    if (host.group('nox') !== undefined) host.run(['groupdel', 'nox']);
+  }
+  for (const path of keep) say(`kept: ${path}`);
+  if (keep.length > 0) {
+    say(`kept: the users nox and nox-runner, to whom files in ${LOGS.replace(/\/logs$/, '')} belong`);
+    say('to take these away as well: noxctl uninstall --purge');
+  }
+}

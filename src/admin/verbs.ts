@@ -1,0 +1,156 @@
+/**
+ * install, harden, repair, repair-v2, rollback: each finds out what is not as it should be, makes a plan of it, and
+ * carries it out as one transaction that is undone when anything fails, the self-test at its end included.
+ */
+import { desire, SETTINGS_COPY, SETTINGS_FILE, type Desired } from './desired.ts';
+import { FACTS, RESTART, type Context, type Fact, type Finding, type Judged } from './facts.ts';
+import { applyStep } from './apply.ts';
+import type { Host } from './host.ts';
+import { interrupted, lastKept, recover, rollBack, Transaction } from './journal.ts';
+import { isUnhardened } from './legacy.ts';
+import { writeRepairReport } from './report.ts';
+import { selfTest } from './selftest.ts';
+import { preview, title, type Step } from './steps.ts';
+
+export type Verb = 'install' | 'harden' | 'repair' | 'repair-v2';
+
+export interface Order {
+  readonly host: Host;
+  readonly source: string;
+  readonly now: Date;
+  readonly say: (line: string) => void;
+  readonly dryRun: boolean;
+  /** Fail before the step of this number, or end the process in it: how the tests interrupt a command. */
+  readonly failAt?: number;
+  readonly dieAt?: number;
+}
+
+/** A failure that the caller is told of in a few lines; everything is as it was before. */
+export class AdminError extends Error {
+  override readonly name = 'AdminError';
+}
+
+export function examine(context: Context): Judged[] {
+  return FACTS.map((fact) => ({ fact, finding: look(fact, context) }));
+}
+
+/** A check that cannot even look has found something wrong. */
+function look(fact: Fact, context: Context): Finding {
+  try {
+    return fact.check(context);
+  } catch (error) {
+    return { pass: false, value: (error as Error).message };
+  }
+}
+
+/** @throws AdminError when the machine could not be brought to the state that it should have */
+export async function ensure(verb: Verb, order: Order): Promise<void> {
+  const { host, source, now, say, dryRun } = order;
+  if (dryRun)
+    for (const { verb: open } of interrupted(host)) say(`interrupted: ${open}; it would be undone first`);
+  else
+    for (const { verb: open, started } of recover(host))
+      say(`undone: ${open} of ${started}, which was interrupted`);
+  if (verb === 'harden' && host.text('/etc/systemd/system/nox-api.service') === undefined)
+    throw new AdminError('harden: Nox is not installed on this machine: make install');
+
+  const context: Context = { host, desired: desire(host, source), now, rebuild: verb === 'repair-v2' };
+  const unhardened = isUnhardened(host);
+  const broken = examine(context).filter(({ finding }) => !finding.pass);
+  const planned = planOf(context, broken);
+  for (const { fact, finding } of broken) say(`${fact.name}: ${finding.value}`);
+  if (broken.length === 0) say('everything is as it should be: nothing to change');
+  if (dryRun) {
+    for (const step of planned) say(`would ${preview(step, host)}`);
+    return;
+  }
+  if (planned.length > 0) await carryOut(verb, order, context, planned, unhardened);
+  else await test(context.desired, say);
+  keepGoodSettings(context);
+  if (verb.startsWith('repair')) writeRepairReport(context, verb, broken, planned);
+}
+
+/** @throws AdminError for a fact that no change of ours can mend */
+function planOf(context: Context, broken: readonly Judged[]): Step[] {
+  const steps: Step[] = [];
+  const hopeless: string[] = [];
+  for (const { fact, finding } of broken) {
+    const plan = fact.plan(context);
+    if (plan.length === 0 && fact.name !== 'services')
+      hopeless.push(`${fact.name}: ${finding.value}\n  remedy: ${fact.remedy}`);
+    steps.push(...plan);
+  }
+  if (hopeless.length > 0)
+    throw new AdminError(`nothing was changed, because this cannot be mended here:\n${hopeless.join('\n')}`);
+  if (broken.some(({ fact }) => fact.restarts)) steps.push(RESTART);
+  return steps;
+}
+
+async function carryOut(
+  verb: Verb,
+  order: Order,
+  context: Context,
+  steps: readonly Step[],
+  unhardened: boolean,
+): Promise<void> {
+  const { host, now, say } = order;
+  const transaction = Transaction.begin(host, verb, now);
+  let at = 'begin';
+  try {
+    for (const [index, step] of steps.entries()) {
+      at = title(step);
+      if (order.failAt === index) throw new Error('told to fail here');
+      const backup = transaction.record(step);
+      if (order.dieAt === index) process.kill(process.pid, 'SIGKILL');
+      say(at);
+      applyStep(host, step, backup);
+    }
+    at = 'verification';
+    if (order.failAt === steps.length) throw new Error('told to fail here');
+    const left = examine(context).filter(({ finding }) => !finding.pass);
+    if (left.length > 0)
+      throw new Error(left.map(({ fact, finding }) => `${fact.name}: ${finding.value}`).join('\n'));
+    await test(context.desired, say);
+  } catch (error) {
+    say(`failed: ${at}`);
+    transaction.undo();
+    throw new AdminError(
+      `${verb} failed at: ${at}\n${(error as Error).message}\neverything is as it was before`,
+      {
+        cause: error,
+      },
+    );
+  }
+  transaction.commit(unhardened);
+  if (unhardened) say('the way back: make rollback');
+}
+
+async function test(desired: Desired, say: (line: string) => void): Promise<void> {
+  for (const line of await selfTest(desired.config)) say(line);
+}
+
+/** Not a part of the transaction: it only tells which settings have been seen to work. */
+function keepGoodSettings({ host, desired }: Context): void {
+  if (host.text(SETTINGS_COPY) === desired.settings) return;
+  const step: Step = {
+    do: 'file',
+    path: SETTINGS_COPY,
+    text: desired.settings,
+    mode: 0o600,
+    owner: 'root',
+    group: 'root',
+  };
+  applyStep(host, step, '');
+}
+
+/** Back to the state before the machine was hardened. */
+export function rollback(host: Host, say: (line: string) => void): void {
+  for (const { verb, started } of recover(host)) say(`undone: ${verb} of ${started}, which was interrupted`);
+  const last = lastKept(host);
+  if (last === undefined)
+    throw new AdminError(
+      'rollback: there is no harden to go back from (a fresh installation is hardened from its start)',
+    );
+  rollBack(host);
+  say(`back to the state before ${last.verb} of ${last.started}; ${SETTINGS_FILE} has its old text`);
+}

@@ -1,0 +1,217 @@
+/**
+ * The administrator's command; `make install` and the like call it. Each verb is a line of the table below.
+ *
+ * Those that change the machine are root's, and one at a time: the process starts itself again below flock(1), whose
+ * lock ends with it, however it ends.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { applyStep } from '../admin/apply.ts';
+import { backup, restore } from '../admin/backup.ts';
+import { desire, SETTINGS_FILE } from '../admin/desired.ts';
+import { Host } from '../admin/host.ts';
+import { isUnhardened, timestamp } from '../admin/legacy.ts';
+import { CURRENT } from '../admin/release.ts';
+import { status } from '../admin/status.ts';
+import { uninstall, uninstallPlan } from '../admin/uninstall.ts';
+import { checkRunning, judged } from '../admin/validate.ts';
+import { ensure, examine, rollback, type Order, type Verb } from '../admin/verbs.ts';
+import { printChecks } from './checks.ts';
+
+const LOCK = '/var/lib/nox/lock';
+const BUSY = 75;
+const LOCKED = 'LOCKED_BY_NOXCTL';
+
+const OPTIONS = {
+  'dry-run': { type: 'boolean', default: false },
+  source: { type: 'string' },
+  purge: { type: 'boolean', default: false },
+  'fail-at': { type: 'string' },
+  'die-at': { type: 'string' },
+} as const;
+
+interface Call {
+  readonly host: Host;
+  readonly order: Order;
+  readonly purge: boolean;
+  readonly words: readonly string[];
+}
+
+interface Command {
+  readonly help: string;
+  readonly locks: boolean;
+  /** @returns the exit code */
+  run(call: Call): number | Promise<number>;
+}
+
+const change =
+  (verb: Verb) =>
+  async ({ order }: Call): Promise<number> => {
+    await ensure(verb, order);
+    return 0;
+  };
+
+const COMMANDS: Readonly<Record<string, Command>> = {
+  install: {
+    help: 'install, upgrade, or leave alone what is as it should be',
+    locks: true,
+    run: change('install'),
+  },
+  harden: { help: 'bring an older installation to the hardened state', locks: true, run: change('harden') },
+  rollback: {
+    help: 'back to the state before the last harden',
+    locks: true,
+    run: ({ host }) => {
+      rollback(host, say);
+      return 0;
+    },
+  },
+  repair: { help: 'find what is broken and mend only that', locks: true, run: change('repair') },
+  'repair-v2': { help: 'the same, and build anew what is broken', locks: true, run: change('repair-v2') },
+  validate: {
+    help: 'check everything, also by escaping from a real run: PASS or FAIL, remedy',
+    locks: false,
+    run: validate,
+  },
+  status: {
+    help: 'services, API, settings',
+    locks: false,
+    run: async ({ host }) => ((await status(host, say)) ? 0 : 3),
+  },
+  backup: {
+    help: 'FILE: settings, token and workspace, for root alone',
+    locks: true,
+    run: ({ host, words }) => {
+      const file = fileOf(words);
+      backup(host, file, installedVersion(host), new Date());
+      say(`saved settings, token and workspace in ${file}`);
+      return 0;
+    },
+  },
+  restore: { help: 'FILE: put settings and workspace of a backup in place', locks: true, run: restoreFrom },
+  uninstall: {
+    help: 'take away what install made; --purge: workspaces, settings and users too',
+    locks: true,
+    run: remove,
+  },
+};
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+function fileOf(words: readonly string[]): string {
+  const [file] = words;
+  if (file === undefined) throw new Error('name a file');
+  return join(process.cwd(), file).startsWith('/') && file.startsWith('/') ? file : join(process.cwd(), file);
+}
+
+function installedVersion(host: Host): string {
+  return host.linkTarget(CURRENT)?.replace('releases/', '') ?? 'none';
+}
+
+async function validate({ host, order }: Call): Promise<number> {
+  if (host.entry(CURRENT) === undefined && !isUnhardened(host)) {
+    // Nothing is installed: then it is the machine and this tree that are examined.
+    await import('./validate.ts');
+    return Number(process.exitCode ?? 0);
+  }
+  const context = { host, desired: desire(host, order.source), now: order.now, rebuild: false };
+  return printChecks([...examine(context).map(judged), ...(await checkRunning(context))]) ? 0 : 1;
+}
+
+function restoreFrom({ host, words, order }: Call): number {
+  const file = fileOf(words);
+  if (host.entry(CURRENT) === undefined) throw new Error('restore: install Nox first: make install');
+  host.must(['systemctl', 'stop', 'nox-api.service', 'nox-runner.service']);
+  try {
+    const { manifest, aside } = restore(host, file, timestamp(order.now), (settings) => {
+      applyStep(
+        host,
+        { do: 'file', path: SETTINGS_FILE, text: settings, mode: 0o600, owner: 'root', group: 'root' },
+        '',
+      );
+    });
+    say(`restored settings, token and workspace of ${manifest.made} (${manifest.version})`);
+    say(`the workspace that was here is in ${aside}`);
+  } finally {
+    host.must(['systemctl', 'start', 'nox-runner.service', 'nox-api.service']);
+  }
+  return 0;
+}
+
+function remove({ host, purge, order }: Call): number {
+  const { remove: paths, keep } = uninstallPlan(host, purge);
+  if (!order.dryRun) uninstall(host, purge, say);
+  else {
+    for (const path of paths) say(`would remove ${path}`);
+    for (const path of keep) say(`would keep ${path}`);
+  }
+  return 0;
+}
+
+function usage(): string {
+  const lines = Object.entries(COMMANDS).map(([name, { help }]) => `  ${name.padEnd(12)} ${help}`);
+  return `usage: noxctl COMMAND [--dry-run] [--source TREE]\n${lines.join('\n')}\n`;
+}
+
+/** The tree that this program is a part of. */
+const OWN_TREE = join(import.meta.dirname, '../..');
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({ options: OPTIONS, allowPositionals: true });
+  const [name = '', ...words] = positionals;
+  const command = COMMANDS[name];
+  if (command === undefined) {
+    process.stderr.write(usage());
+    return 2;
+  }
+  process.umask(0o022);
+  const dryRun = values['dry-run'];
+  if (command.locks && !dryRun) {
+    if (process.getuid?.() !== 0) throw new Error(`${name} changes the machine: run it as root (sudo)`);
+    if (process.env[LOCKED] === undefined) return startLocked(name);
+    writeFileSync(LOCK, `${name}, process ${String(process.pid)}\n`);
+  }
+  const number = (text: string | undefined) => (text === undefined ? {} : { at: Number(text) });
+  const failAt = number(values['fail-at']).at;
+  const dieAt = number(values['die-at']).at;
+  const host = new Host();
+  const order: Order = {
+    ...{ host, source: values.source ?? OWN_TREE, now: new Date(), say, dryRun },
+    ...(failAt === undefined ? {} : { failAt }),
+    ...(dieAt === undefined ? {} : { dieAt }),
+  };
+  return command.run({ host, order, purge: values.purge, words });
+}
+
+/** @returns the exit code of this program, started again with the lock held */
+function startLocked(name: string): number {
+  mkdirSync('/var/lib/nox', { recursive: true, mode: 0o700 });
+  if (!existsSync(LOCK)) writeFileSync(LOCK, '', { mode: 0o600 });
+  const held = readFileSync(LOCK, 'utf8').trim();
+  const words = [
+    '--nonblock',
+    `--conflict-exit-code=${String(BUSY)}`,
+    LOCK,
+    process.execPath,
+    ...process.argv.slice(1),
+  ];
+  const { status: code, signal } = spawnSync('flock', words, {
+    stdio: 'inherit',
+    env: { ...process.env, [LOCKED]: '1' },
+  });
+  if (code === BUSY) {
+    process.stderr.write(`nox: ${name}: another command is at work (${held}); wait for its end\n`);
+  }
+  return code ?? (signal === null ? 1 : 128);
+}
+
+try {
+  process.exitCode = await main();
+} catch (error) {
+  process.stderr.write(`nox: ${(error as Error).message}\n`);
+  process.exitCode = 1;
+}

@@ -9,7 +9,6 @@ export function caddyText(plan: ProxyPlan): string {
   const tls =
     certificate === undefined ? (plan.isPublic ? '' : 'internal') : `${certificate.cert} ${certificate.key}`;
   const globals = [
-    ...(port === 443 ? [] : [`https_port ${port}`]),
     ...(httpPort === undefined ? ['auto_https disable_redirects'] : []),
     ...(httpPort === undefined || httpPort === 80 ? [] : [`http_port ${httpPort}`]),
     // A client that connects by address names no host in its greeting.
@@ -40,6 +39,12 @@ https://${host}${port === 443 ? '' : `:${port}`} {
 		-Server
 		-Via
 	}
+	# Only WebSockets may leave HTTP: an upgrade to anything else would open a way around this proxy.
+	@nox_upgrade {
+		header Upgrade *
+		not header_regexp Upgrade (?i)^websocket$
+	}
+	request_header @nox_upgrade -Upgrade
 	reverse_proxy ${plan.upstream} {
 		# As it comes and as it goes: uploads, long answers, events.
 		flush_interval -1
@@ -56,7 +61,13 @@ https://${host}${port === 443 ? '' : `:${port}`} {
 		}
 	}
 	handle_errors {
-		header Content-Type application/json
+		# An error loses what the answer had.
+		header {
+			${headers.join('\n\t\t\t')}
+			Content-Type application/json
+			-Server
+			-Via
+		}
 		@nox_too_large expression {http.error.status_code} == 413
 		handle @nox_too_large {
 			respond ${quoted(TOO_LARGE)} 413

@@ -47,7 +47,7 @@ server {
 
     ${headers.join('\n    ')}
     error_page 413 @nox_too_large;
-    error_page 502 504 @nox_not_reached;
+    error_page 502 504 =503 @nox_not_reached;
 
     location / {
         proxy_pass http://nox;

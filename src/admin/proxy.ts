@@ -5,7 +5,7 @@ import { caddyText } from './proxy-caddy.ts';
 import { nginxText } from './proxy-nginx.ts';
 import { planProxy, type ProxyOptions } from './proxy-plan.ts';
 
-export const PROXY_USAGE =
+const USAGE =
   'noxctl proxy caddy|nginx --lan NAME | --domain NAME [--cert FILE --key FILE] [--upstream 127.0.0.1:8080] [--port 443]';
 
 /** @throws Error naming the value that cannot be used, and the remedy */
@@ -51,5 +51,5 @@ function parse(args: readonly string[]) {
 }
 
 function usage(fault: string): Error {
-  return new Error(`proxy: ${fault}\nusage: ${PROXY_USAGE}`);
+  return new Error(`proxy: ${fault}\nusage: ${USAGE}`);
 }

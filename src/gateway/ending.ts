@@ -13,7 +13,7 @@ declare module 'fastify' {
   }
 }
 
-export interface Ending {
+interface Ending {
   /** What the request is about, for the audit file; made only if it is asked for. */
   subject?: () => Readonly<Record<string, string>>;
   /** Why it was refused or failed. */

@@ -250,7 +250,7 @@ for (const kind of ['nginx', 'caddy'] as const) {
         assert.equal(headers['content-security-policy'], "frame-ancestors 'none'");
         assert.equal(headers['strict-transport-security'], undefined);
         assert.doesNotMatch(JSON.stringify(headers), /\d+\.\d+\.\d+|Caddy/);
-        assert.match(String(headers.server ?? 'nginx'), /^nginx$/);
+        assert.match(String(headers['server'] ?? 'nginx'), /^nginx$/);
       }
     });
 

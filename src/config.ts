@@ -118,6 +118,21 @@ export const SETTINGS = {
     shape: 'names of Python packages, separated by spaces',
     meaning: 'Packages of the interpreter that are loaded ahead, so that importing them costs a run nothing',
   },
+  NOX_PYTHON_PACKAGES: {
+    kind: 'text',
+    default: '',
+    pattern: /^[A-Za-z0-9_.,<>=!~[\]:;@+\- ]*$/,
+    shape: "pip's requirements, separated by spaces, each with its `--hash=…` after it where wanted",
+    meaning: 'Packages that `make install` puts into the environment of the runs',
+  },
+  NOX_PYTHON_INDEX: {
+    kind: 'text',
+    default: '',
+    pattern: /^$|^https?:\/\/[^\s"'\\]+$|^\/[^\s"'\\]*$/,
+    shape: 'an http or https address, or an absolute path',
+    meaning:
+      "Where they come from: a package index, or a directory of wheels. Default: Debian's own packages (python3-…)",
+  },
   NOX_WARM_MEMORY: {
     kind: 'number',
     unit: 'bytes',
@@ -203,6 +218,14 @@ export const SETTINGS = {
     maximum: 16_384 * 1024 * MIB,
     meaning: 'Size of an uploaded file',
   },
+  NOX_STOP_GRACE: {
+    kind: 'number',
+    unit: 'seconds',
+    default: 30,
+    minimum: 0,
+    maximum: 86_400,
+    meaning: 'How long a server that is told to stop lets what is under way come to its end; then it ends it',
+  },
   NOX_LOG_LEVEL: {
     kind: 'text',
     default: 'info',
@@ -241,6 +264,7 @@ export interface Config {
     readonly memoryBytes: number;
     readonly idleSeconds: number;
   };
+  readonly packages: { readonly names: string; readonly index: string };
   readonly cgroup: 'auto' | 'required' | 'off';
   readonly runUid: number;
   readonly apiUid: number;
@@ -250,6 +274,7 @@ export interface Config {
   readonly queueWaitSeconds: number;
   readonly maxBodyBytes: number;
   readonly maxUploadBytes: number;
+  readonly stopGraceSeconds: number;
   readonly logLevel: string;
   readonly limits: Limits;
 }
@@ -338,6 +363,7 @@ function assemble(values: Values): Config {
       memoryBytes: number('NOX_WARM_MEMORY'),
       idleSeconds: number('NOX_WARM_IDLE'),
     },
+    packages: { names: text('NOX_PYTHON_PACKAGES'), index: text('NOX_PYTHON_INDEX') },
     cgroup: text('NOX_CGROUP') as Config['cgroup'],
     runUid: number('NOX_RUN_UID'),
     apiUid: number('NOX_API_UID'),
@@ -347,9 +373,19 @@ function assemble(values: Values): Config {
     queueWaitSeconds: number('NOX_QUEUE_WAIT'),
     maxBodyBytes: number('NOX_MAX_BODY'),
     maxUploadBytes: number('NOX_MAX_UPLOAD'),
+    stopGraceSeconds: number('NOX_STOP_GRACE'),
     logLevel: text('NOX_LOG_LEVEL'),
     limits: Object.fromEntries(LIMIT_NAMES.map((name) => [name, number(LIMITS[name].setting)])) as Limits,
   };
+}
+
+/** The names of settings whose values cannot be used. */
+export function badSettings(env: Environment): SettingName[] {
+  return NAMES.filter((name) => {
+    const faults: string[] = [];
+    parseSetting(name, env[name], faults);
+    return faults.length > 0;
+  });
 }
 
 /** What is in force, one `NAME=value` a line, secrets hidden: the answer of `--check-config`. */

@@ -46,6 +46,7 @@ try {
   const audit = await AuditFile.open(config.auditFile, log);
   const app = await buildGateway({ ...config, executor: connect(executor), log, audit });
   onStop(log, async () => {
+    await app.calls.stop(config.stopGraceSeconds);
     await executor.close();
     await app.close();
     await audit?.close();

@@ -55,6 +55,9 @@ export function fail(message: string, code = 1): never {
   process.exit(code);
 }
 
+/** A stop takes no longer than this after its grace: answers are read, processes die. */
+export const CLEANUP_SECONDS = 15;
+
 /**
  * Runs `stop` at the first SIGTERM or SIGINT and then exits; a second signal exits at once, which ends the runs too
  * (they die with the runner).

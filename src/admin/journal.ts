@@ -21,7 +21,16 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { discard, prepareUndo, servicesNow, settle, undoStep, type ServiceState, type Undo } from './undo.ts';
+import {
+  discard,
+  prepareUndo,
+  servicesNow,
+  startServices,
+  stopServices,
+  undoStep,
+  type ServiceState,
+  type Undo,
+} from './undo.ts';
 import type { Host } from './host.ts';
 import type { Step } from './steps.ts';
 
@@ -132,8 +141,11 @@ export function rollBack(host: Host): void {
 function undoTransaction(host: Host, dir: string): void {
   const head = readHead(dir);
   const undos = readUndos(dir);
+  const touched = undos.some((undo) => undo.do === 'services');
+  // First: their users and files are about to go.
+  if (touched) stopServices(host);
   for (const undo of undos.toReversed()) undoStep(host, undo);
-  settle(host, head.services, undos);
+  if (touched) startServices(host, head.services);
   host.run(['sync']);
   rmSync(dir, { recursive: true, force: true });
   syncDirectory(dirname(dir));

@@ -114,7 +114,7 @@ export function hideSecrets(text: string): string {
 
 /** Also of names that are not ours: an older system may have kept more. */
 function isSecret(name: string): boolean {
-  return /TOKEN|SECRET|PASSW|KEY/i.test(name);
+  return /TOKEN|SECRET|PASSW|_KEY/.test(name);
 }
 
 /** pip's requirements, one a line, from a list separated by spaces; a `--hash=…` belongs to what is before it. */

@@ -103,6 +103,6 @@ export function preview(step: Step, host: Host): string {
   const then = hideSecrets(step.text);
   if (now === then) return title(step);
   const patch = createTwoFilesPatch(step.path, step.path, now, then, undefined, undefined, { context: 2 });
-  const lines = patch.split('\n').filter((line) => !/^(=+|--- |\+\+\+ )/.test(line));
+  const lines = patch.split('\n').filter((line) => !/^(=+|Index: |--- |\+\+\+ )/.test(line));
   return [title(step), ...lines.filter(Boolean).map((line) => `    ${line}`)].join('\n');
 }

@@ -238,16 +238,20 @@ export function servicesNow(host: Host): ServiceState[] {
   }));
 }
 
-/** The services as they were, with the units that are back in place. Those that no step touched go on undisturbed. */
-export function settle(host: Host, before: readonly ServiceState[], undos: readonly Undo[]): void {
-  if (!undos.some((undo) => undo.do === 'services')) return;
-  const exists = (unit: string) => host.entry(`/etc/systemd/system/${unit}`) !== undefined;
-  for (const { unit } of before.toReversed()) host.run(['systemctl', 'stop', unit]);
-  for (const { unit, enabled } of before) if (!enabled) host.run(['systemctl', 'disable', '--quiet', unit]);
+/** Also at boot: a unit that goes must not leave its link behind. */
+export function stopServices(host: Host): void {
+  for (const unit of SERVICES.toReversed()) {
+    host.run(['systemctl', 'stop', unit]);
+    host.run(['systemctl', 'disable', '--quiet', unit]);
+  }
+}
+
+/** The services as they were, with the units that are back in place. */
+export function startServices(host: Host, before: readonly ServiceState[]): void {
   host.must(['systemctl', 'daemon-reload']);
-  for (const { unit } of before) host.run(['systemctl', 'reset-failed', unit]);
   for (const { unit, active, enabled } of before) {
-    if (!exists(unit)) continue;
+    host.run(['systemctl', 'reset-failed', unit]);
+    if (host.entry(`/etc/systemd/system/${unit}`) === undefined) continue;
     if (enabled) host.must(['systemctl', 'enable', '--quiet', unit]);
     if (active) host.must(['systemctl', 'start', unit]);
   }

@@ -18,6 +18,7 @@ import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
 import { auditEntry, outcomeOf, type AuditSink } from './audit.ts';
 import { bearerCheck } from './auth.ts';
+import { watchCalls } from './calls.ts';
 import { clientAddress, trustOf } from './client-address.ts';
 import { onEnding } from './ending.ts';
 import { healthRoute } from './routes/health.ts';
@@ -95,8 +96,9 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
       authorized(request.headers.authorization) ? undefined : new NoxError('unauthorized', 'Unauthorized'),
     );
   });
+  watchCalls(app);
   app.setErrorHandler<FastifyError | NoxError>((error, request, reply) =>
-    sendError(toNoxError(error, request, log), reply),
+    sendError(app.calls.explain(toNoxError(error, request, log)), reply),
   );
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0] ?? '';

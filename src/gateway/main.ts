@@ -1,5 +1,6 @@
 /** The gateway as a process of its own: HTTP on one side, the runner's socket on the other. */
-import { fail, loadConfig, makeLog, onStop } from '../main.ts';
+import { CLEANUP_SECONDS, fail, loadConfig, makeLog, onStop } from '../main.ts';
+import { serviceManager } from '../notify.ts';
 import { dropRoot, startedAsRoot } from '../privilege.ts';
 import { connect } from '../transport/unix-socket.ts';
 import { buildGateway } from './app.ts';
@@ -16,12 +17,16 @@ const audit = await AuditFile.open(config.auditFile, log).catch((error: unknown)
   fail((error as Error).message),
 );
 const app = await buildGateway({ ...config, executor: connect(config.runnerSocket), log, audit });
+const manager = serviceManager();
 onStop(log, async () => {
+  manager.stopping(config.stopGraceSeconds + CLEANUP_SECONDS);
+  await app.calls.stop(config.stopGraceSeconds);
   await app.close();
   await audit?.close();
 });
 try {
   log.info({ address: await listen(app, config.bindAddress, config.port) }, 'listening');
+  manager.ready();
 } catch (error) {
   fail((error as Error).message);
 }

@@ -1,4 +1,5 @@
 /** The runner itself: slots in front of runs, files of the workspace, and what it says about its health. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
@@ -45,6 +46,7 @@ export class LocalExecutor implements Executor {
   /** Of the runs that are alive. */
   readonly #stops = new Set<AbortController>();
   readonly #live = new Set<Promise<unknown>>();
+  #stopping = false;
   #health: Health = OK;
   #retry: NodeJS.Timeout | undefined;
 
@@ -116,7 +118,7 @@ export class LocalExecutor implements Executor {
 
   async put(request: PutRequest, body: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<PutResult> {
     const { id, path } = checkPut(request);
-    if (this.#closing.signal.aborted) throw new NoxError('shutting_down', 'The server is stopping');
+    if (this.#stopping) throw new NoxError('shutting_down', 'The server is stopping', { retryAfter: 1 });
     // Before the body: a wrong path must not cost an upload.
     pathNames(path);
     const { workspace, placeholder, disk } = this.#options.context;
@@ -138,7 +140,7 @@ export class LocalExecutor implements Executor {
   }
 
   health(): Promise<Health> {
-    return Promise.resolve(this.#closing.signal.aborted ? { ok: false, status: 'stopping' } : this.#health);
+    return Promise.resolve(this.#stopping ? { ok: false, status: 'stopping' } : this.#health);
   }
 
   /** Runs that wait for a slot. */
@@ -146,7 +148,26 @@ export class LocalExecutor implements Executor {
     return this.#slots.waiting;
   }
 
+  /** Refuses new work, and what waits for a slot; resolves when what is under way has ended, or after `seconds`. */
+  async drain(seconds: number): Promise<void> {
+    this.#stopping = true;
+    this.#slots.close();
+    const late = new AbortController();
+    const ended = async () => {
+      while (this.#live.size > 0 && !late.signal.aborted) await Promise.allSettled(this.#live);
+      late.abort();
+    };
+    const limit = sleep(seconds * 1000, undefined, { signal: late.signal }).then(
+      () => {
+        late.abort();
+      },
+      () => undefined,
+    );
+    await Promise.race([ended(), limit]);
+  }
+
   async close(): Promise<void> {
+    this.#stopping = true;
     this.#slots.close();
     this.#closing.abort();
     for (const stop of this.#stops) stop.abort('closing');
@@ -178,7 +199,7 @@ export class LocalExecutor implements Executor {
     if (verdict === 'works') this.#health = OK;
     if (verdict !== 'broken') return;
     this.#health = { ok: false, status: 'the sandbox does not start; the runner’s log has the reason' };
-    if (this.#retry !== undefined || this.#closing.signal.aborted) return;
+    if (this.#retry !== undefined || this.#stopping) return;
     this.#retry = setTimeout(() => {
       this.#retry = undefined;
       void this.#tryAgain();

@@ -1,5 +1,6 @@
 /** The runner as a process of its own, behind a unix socket. */
-import { fail, loadConfig, makeLog, onStop } from '../main.ts';
+import { CLEANUP_SECONDS, fail, loadConfig, makeLog, onStop } from '../main.ts';
+import { serviceManager } from '../notify.ts';
 import { serve } from '../transport/unix-socket.ts';
 import { explainFailure, prepareRunner, startRunner } from './start.ts';
 
@@ -12,11 +13,15 @@ prepareRunner(config);
 try {
   const { executor } = await startRunner(config, log);
   const server = await serve(executor, config.runnerSocket, 2 * config.maxBodyBytes + ENVELOPE_BYTES);
+  const manager = serviceManager();
   onStop(log, async () => {
+    manager.stopping(config.stopGraceSeconds + CLEANUP_SECONDS);
+    await executor.drain(config.stopGraceSeconds);
     await executor.close();
     await server.close();
   });
   log.info({ socket: config.runnerSocket }, 'listening');
+  manager.ready();
 } catch (error) {
   fail(explainFailure(error));
 }

@@ -37,7 +37,7 @@ export class Slots {
    * @throws NoxError `queue_full`, `queue_timeout`, `cancelled` or `shutting_down`
    */
   async acquire(signal: AbortSignal): Promise<number> {
-    if (this.#closed) throw new NoxError('shutting_down', 'The server is stopping');
+    if (this.#closed) throw new NoxError('shutting_down', 'The server is stopping', { retryAfter: 1 });
     if (signal.aborted) throw new NoxError('cancelled', 'The run was cancelled before it began');
     const slot = this.#free.pop();
     if (slot !== undefined) return slot;

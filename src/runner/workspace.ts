@@ -299,7 +299,7 @@ class Walk {
       throw badPath(this.#path, `${JSON.stringify(name)} is not a directory`);
     }
     try {
-      if (stats === undefined) withAccess(dir, () => mkdirSync(at(dir, name), 0o755));
+      if (stats === undefined) withAccess(dir, () => mkdirSync(at(dir, name)));
       return openDirectory(at(dir, name));
     } catch (error) {
       if (!['EEXIST', 'ENOTDIR', 'ELOOP', 'ENOENT'].includes(errorCode(error))) throw error;
@@ -367,7 +367,7 @@ async function writeAndSync(
   body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   room: Room,
 ): Promise<number> {
-  const file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644);
+  const file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o666);
   let bytes = 0;
   try {
     for await (const chunk of body) {
@@ -457,7 +457,7 @@ function standsAsFile(root: number, name: string): boolean {
   if (stats !== undefined) return stats.isFile();
   let fd: number;
   try {
-    fd = openSync(at(root, name), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644);
+    fd = openSync(at(root, name), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o666);
   } catch (error) {
     // Another run of the workspace was faster, with whatever it made there.
     if (errorCode(error) === 'EEXIST')

@@ -21,13 +21,15 @@ const PIECE = 1024 * 1024;
 const HEALTH_TIMEOUT_MS = 1000;
 /** How long a refused client may go on before it is cut off. */
 const LINGER_MS = 5000;
+/** How long a client may take for an answer when the server closes. */
+const LAST_ANSWER_MS = 1000;
 /** Connections that a client keeps for its next calls. */
 const KEPT_MAX = 64;
 const OPS = ['run', 'put', 'health'] as const;
 type Op = (typeof OPS)[number];
 
 export interface SocketServer {
-  /** Takes no more calls and ends those that are under way. */
+  /** Takes no more calls and ends those that are under way; answers that are on their way arrive. */
   close(): Promise<void>;
 }
 
@@ -51,7 +53,15 @@ export async function serve(
   return {
     close: async () => {
       server.close();
-      for (const socket of sockets) socket.destroy();
+      const closed = Promise.all(
+        [...sockets].map((socket) => new Promise((resolve) => socket.once('close', resolve))),
+      );
+      for (const socket of sockets) socket.destroySoon();
+      const late = setTimeout(() => {
+        for (const socket of sockets) socket.destroy();
+      }, LAST_ANSWER_MS);
+      await closed;
+      clearTimeout(late);
       if (server.listening) await once(server, 'close');
     },
   };

@@ -51,6 +51,8 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
     NOX_API_TOKEN: TOKEN,
     NOX_SANDBOX: workspace,
     NOX_PORT: '0',
+    // Tests that end while runs are under way need not wait for them.
+    NOX_STOP_GRACE: '0',
     NOX_RUNNER_SOCKET: join(dir, 'runner.sock'),
     ...options.env,
   };

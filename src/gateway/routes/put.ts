@@ -4,7 +4,6 @@ import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
 import { validator } from '../../protocol/validate.ts';
 import { pathSubject } from '../audit.ts';
-import { clientGone } from '../gone.ts';
 
 const checkQuery = validator(Type.Object({ path: Type.String() }));
 
@@ -31,7 +30,8 @@ export function putRoute(app: FastifyInstance, executor: Executor, maxUploadByte
         `f: missing; the file must be the multipart field \`f\`${part === undefined ? '' : `, not \`${part.fieldname.slice(0, 100)}\``}`,
       );
     }
-    const { saved } = await executor.put({ id: request.id, path }, part.file, clientGone(reply));
+    const signal = reply.server.calls.signal(reply);
+    const { saved } = await executor.put({ id: request.id, path }, part.file, signal);
     return reply.send({ saved });
   });
 }

@@ -8,7 +8,6 @@ import { LIMITS, type LimitName } from '../../protocol/limits.ts';
 import type { RunRequest, RunResult } from '../../protocol/messages.ts';
 import { validator } from '../../protocol/validate.ts';
 import { codeSubject, commandSubject } from '../audit.ts';
-import { clientGone } from '../gone.ts';
 import { jsonObject } from '../json-stream.ts';
 import { splitWords } from '../words.ts';
 
@@ -63,7 +62,7 @@ function wordsOf(cmd: string): string[] {
 async function answer(executor: Executor, request: RunRequest, reply: FastifyReply): Promise<FastifyReply> {
   const stdout: Uint8Array[] = [];
   const stderr: Uint8Array[] = [];
-  for await (const event of executor.run(request, clientGone(reply))) {
+  for await (const event of executor.run(request, reply.server.calls.signal(reply))) {
     if (event.type === 'output') (event.stream === 'stdout' ? stdout : stderr).push(event.data);
     else return send(reply, event.result, stdout, stderr);
   }

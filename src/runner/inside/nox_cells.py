@@ -153,7 +153,8 @@ class Zygote:
         # KeyboardInterrupt is for programs: with a handler, process 1 could be interrupted from inside its namespace.
         _signal.signal(SIGINT, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, [SIGCHLD])
-        posix.umask(0o022)
+        # The usual one, or the server's if that lets the group write: what runs make is then for both of its users.
+        posix.umask(posix.umask(0o022) & 0o022)
         self.null = posix.open('/dev/null', posix.O_RDONLY | posix.O_CLOEXEC)
         while self.null < FIRST_FREE:
             self.null = posix.dup(self.null)

@@ -15,7 +15,7 @@ declare module 'fastify' {
 /** In this time those whose call was cancelled read their answer. */
 const LAST_WORDS_MS = 2000;
 
-export class Calls {
+class Calls {
   readonly #cancels = new Set<AbortController>();
   #open = 0;
   #stopping = false;

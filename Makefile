@@ -13,10 +13,10 @@ TEST_PACKAGES := $(RUN_PACKAGES) bash binutils-aarch64-linux-gnu binutils-x86-64
 # Unpacked, not installed: Debian starts what it installs.
 TEST_TOOLS := caddy libpopt0 logrotate nginx
 
-.PHONY: help run test check validate bench test-vm build format clean packages test-packages
+.PHONY: help run test check install harden rollback repair repair-v2 status uninstall validate bench test-vm build format clean packages test-packages
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 run: packages build ## start Nox in the foreground, with all of the isolation and no installation
 	@exec $(NODE) $(NODE_FLAGS) dist/dev.js
@@ -32,8 +32,24 @@ check: packages node_modules/.package-lock.json ## format, lint, types, unused c
 	@$(NODE) node_modules/dependency-cruiser/bin/dependency-cruise.mjs --output-type err src
 	@echo 'check: all passed'
 
+# The administrator's commands; src/cli/noxctl.ts. ARGS passes options on: make install ARGS=--dry-run
+NOXCTL := exec $(NODE) dist/cli/noxctl.js
+install: packages build ## as root: install, upgrade, or leave alone what is as it should be; ends with a self-test
+	@$(NOXCTL) install $(ARGS)
+harden: packages build ## as root: bring an older installation to the hardened state, or leave everything as it was
+	@$(NOXCTL) harden $(ARGS)
+rollback: packages build ## as root: back to the state before the last harden
+	@$(NOXCTL) rollback $(ARGS)
+repair: packages build ## as root: find what is broken, mend only that, write logs/last_repair_report.md
+	@$(NOXCTL) repair $(ARGS)
+repair-v2: packages build ## as root: the same, and build anew what is broken
+	@$(NOXCTL) repair-v2 $(ARGS)
+status: packages build ## services, API and settings, as they are; non-zero when down
+	@$(NOXCTL) status $(ARGS)
+uninstall: packages build ## as root: take away what install made; ARGS=--purge: workspaces, settings and users too
+	@$(NOXCTL) uninstall $(ARGS)
 validate: packages build ## examine this machine and try to escape from a real run: PASS or FAIL, value, remedy
-	@exec $(NODE) dist/cli/validate.js
+	@$(NOXCTL) validate $(ARGS)
 
 bench: test-packages build ## measure side by side, print ratios
 	@exec $(NODE) bench/main.ts

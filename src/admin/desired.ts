@@ -12,9 +12,9 @@ import { debianPackage, systemPython, VENV } from './venv.ts';
 export const SETTINGS_FILE = '/etc/default/nox-api';
 /** The last settings that worked, for a repair of the file. */
 export const SETTINGS_COPY = '/var/lib/nox/settings.good';
-export const HOME = '/home/nox/nox';
+const HOME = '/home/nox/nox';
 export const LOGS = `${HOME}/logs`;
-export const AUDIT_FILE = `${LOGS}/audit.log`;
+const AUDIT_FILE = `${LOGS}/audit.log`;
 const SYSTEM_PACKAGES = ['bubblewrap', 'python3', 'python3-venv', 'libatomic1', 'logrotate'];
 
 export interface File extends Attributes {

@@ -16,7 +16,7 @@ export interface FirewallOptions {
 }
 
 /** Where the ruleset is kept. */
-const FIREWALL_FILE = '/etc/nox-firewall.nft';
+export const FIREWALL_FILE = '/etc/nox-firewall.nft';
 
 /**
  * The ports on which sshd listens: by its own settings, by what listens now, and 22 in any case.

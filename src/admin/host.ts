@@ -136,7 +136,7 @@ export class Host {
   }
 }
 
-export function absent(error: unknown): boolean {
+function absent(error: unknown): boolean {
   const { code } = error as NodeJS.ErrnoException;
   return code === 'ENOENT' || code === 'ENOTDIR';
 }

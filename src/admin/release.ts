@@ -28,7 +28,7 @@ const MANIFEST = 'manifest.json';
 const EXECUTABLE = new Set(['bin/node']);
 
 /** Path in the release → SHA-256, in hexadecimal. */
-export type Manifest = Readonly<Record<string, string>>;
+type Manifest = Readonly<Record<string, string>>;
 
 export interface Release {
   readonly version: string;

@@ -4,7 +4,7 @@ import { LOGS } from './desired.ts';
 import type { Context, Judged } from './facts.ts';
 import { title, type Step } from './steps.ts';
 
-export const REPAIR_REPORT = `${LOGS}/last_repair_report.md`;
+const REPAIR_REPORT = `${LOGS}/last_repair_report.md`;
 
 export function writeRepairReport(
   { host, now, desired }: Context,

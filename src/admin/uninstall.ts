@@ -1,11 +1,17 @@
 /** Takes away what install has made. Workspaces, settings and the users who own them stay, unless `purge` is said. */
 import { rmSync } from 'node:fs';
 import { LOGS, SETTINGS_FILE } from './desired.ts';
+import { FIREWALL_FILE } from './firewall.ts';
 import type { Host } from './host.ts';
 import { UNIT_NAMES } from './units.ts';
 import { SERVICES } from './undo.ts';
 
-const FILES = ['/etc/logrotate.d/nox', '/etc/apparmor.d/nox-bwrap', '/etc/sysctl.d/60-nox.conf'];
+const FILES = [
+  '/etc/logrotate.d/nox',
+  FIREWALL_FILE,
+  '/etc/apparmor.d/nox-bwrap',
+  '/etc/sysctl.d/60-nox.conf',
+];
 const SYSTEM = '/etc/systemd/system';
 
 /**

@@ -8,6 +8,8 @@
 export interface UnitSettings {
   /** NOX_BIND_ADDR: decides from where the gateway can be reached. */
   readonly bindAddress: string;
+  /** NOX_SANDBOX. */
+  readonly sandbox: string;
   /** NOX_STOP_GRACE, in seconds. */
   readonly stopGraceSeconds: number;
 }
@@ -35,7 +37,7 @@ export function makeUnits(settings: UnitSettings): Units {
 }
 
 /** Whether an address can be reached only from the machine itself. */
-export function isLoopback(address: string): boolean {
+function isLoopback(address: string): boolean {
   return address === 'localhost' || address === '::1' || /^127\.\d+\.\d+\.\d+$/.test(address);
 }
 
@@ -206,7 +208,8 @@ LimitMEMLOCK=infinity
 ProtectSystem=strict
 # Of all homes it sees the workspace alone.
 ProtectHome=tmpfs
-BindPaths=/home/nox/nox/sandbox
+BindPaths=${settings.sandbox}
+ReadWritePaths=${settings.sandbox}
 NoNewPrivileges=true
 PrivateTmp=true
 PrivateNetwork=yes

@@ -14,7 +14,7 @@ export const VENV_RECORD = '/opt/nox/venv.json';
 const PIP_SECONDS = 1800;
 
 /** Runs a program as a user of the machine, with no privilege to win. */
-export function asUser(host: Host, owner: string, group: string, argv: readonly string[], stdin = ''): Ran {
+function asUser(host: Host, owner: string, group: string, argv: readonly string[], stdin = ''): Ran {
   const drop = ['setpriv', `--reuid=${owner}`, `--regid=${group}`, '--clear-groups', '--no-new-privs'];
   // In a trial root there are no such users, and no privilege to give up.
   const words = host.root === '' ? [...drop, '--inh-caps=-all', '--reset-env', ...argv] : argv;

@@ -26,7 +26,7 @@ export interface Order {
 }
 
 /** A failure that the caller is told of in a few lines; everything is as it was before. */
-export class AdminError extends Error {
+class AdminError extends Error {
   override readonly name = 'AdminError';
 }
 

@@ -8,12 +8,16 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { parseConfig, type Config } from '../config.ts';
 import { applyStep } from '../admin/apply.ts';
 import { backup, restore } from '../admin/backup.ts';
 import { desire, SETTINGS_FILE } from '../admin/desired.ts';
 import { Host } from '../admin/host.ts';
 import { isUnhardened, timestamp } from '../admin/legacy.ts';
 import { CURRENT } from '../admin/release.ts';
+import { FIREWALL_FILE, firewallText, firewallUnit, sshPorts } from '../admin/firewall.ts';
+import { proxyCommand } from '../admin/proxy.ts';
+import { asEnvironment } from '../admin/settings.ts';
 import { status } from '../admin/status.ts';
 import { uninstall, uninstallPlan } from '../admin/uninstall.ts';
 import { checkRunning, judged } from '../admin/validate.ts';
@@ -91,6 +95,19 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     },
   },
   restore: { help: 'FILE: put settings and workspace of a backup in place', locks: true, run: restoreFrom },
+  proxy: {
+    help: 'caddy|nginx --lan NAME or --domain NAME [--cert FILE --key FILE]: print the configuration of a reverse proxy',
+    locks: false,
+    run: ({ host, words }) => {
+      say(proxyCommand(words, settingsOf(host)));
+      return 0;
+    },
+  },
+  firewall: {
+    help: '[ADDRESS...] [--apply]: who may reach the port besides this machine; shown before it is applied',
+    locks: true,
+    run: firewall,
+  },
   uninstall: {
     help: 'take away what install made; --purge: workspaces, settings and users too',
     locks: true,
@@ -142,6 +159,34 @@ function restoreFrom({ host, words, order }: Call): number {
   return 0;
 }
 
+function settingsOf(host: Host): Config {
+  return parseConfig('gateway', asEnvironment(host.text(SETTINGS_FILE) ?? ''));
+}
+
+/** Without `--apply` it only shows. What is applied stays over a reboot, and goes with `systemctl disable --now nox-firewall`. */
+function firewall({ host, words }: Call): number {
+  const apply = words.includes('--apply');
+  const allowed = words.filter((word) => word !== '--apply');
+  const { port } = settingsOf(host);
+  const ports = sshPorts(host.run(['sshd', '-T']).stdout, host.run(['ss', '-Hltnp']).stdout);
+  const text = firewallText({ port, allowed, sshPorts: ports });
+  say(text);
+  if (!apply) {
+    say(`# not applied; to do so: noxctl firewall ${[...allowed, '--apply'].join(' ')}`);
+    return 0;
+  }
+  const root = { mode: 0o644, owner: 'root', group: 'root' } as const;
+  const unit = '/etc/systemd/system/nox-firewall.service';
+  host.must(['nft', '--check', '--file', '/dev/stdin'], { stdin: text });
+  applyStep(host, { do: 'file', path: FIREWALL_FILE, text, ...root }, '');
+  applyStep(host, { do: 'file', path: unit, text: firewallUnit(), ...root }, '');
+  host.must(['systemctl', 'daemon-reload']);
+  host.must(['systemctl', 'enable', '--quiet', 'nox-firewall.service']);
+  host.must(['systemctl', 'restart', 'nox-firewall.service']);
+  say('# applied, and at every boot; to take it away: systemctl disable --now nox-firewall');
+  return 0;
+}
+
 function remove({ host, purge, order }: Call): number {
   const { remove: paths, keep } = uninstallPlan(host, purge);
   if (!order.dryRun) uninstall(host, purge, say);
@@ -161,14 +206,21 @@ function usage(): string {
 const OWN_TREE = join(import.meta.dirname, '../..');
 
 async function main(): Promise<number> {
-  const { values, positionals } = parseArgs({ options: OPTIONS, allowPositionals: true });
-  const [name = '', ...words] = positionals;
+  const [name = '', ...rest] = process.argv.slice(2);
   const command = COMMANDS[name];
   if (command === undefined) {
     process.stderr.write(usage());
     return 2;
   }
   process.umask(0o022);
+  // These two have options of their own.
+  const own = name === 'proxy' || name === 'firewall';
+  const { values, positionals } = parseArgs({
+    options: OPTIONS,
+    allowPositionals: true,
+    args: own ? [] : rest,
+  });
+  const words = own ? rest : positionals;
   const dryRun = values['dry-run'];
   if (command.locks && !dryRun) {
     if (process.getuid?.() !== 0) throw new Error(`${name} changes the machine: run it as root (sudo)`);
@@ -209,6 +261,8 @@ function startLocked(name: string): number {
   return code ?? (signal === null ? 1 : 128);
 }
 
+// A reader that goes away (`| head`) must not end a command in the middle of its work.
+process.stdout.on('error', () => undefined);
 try {
   process.exitCode = await main();
 } catch (error) {

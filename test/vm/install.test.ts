@@ -1,0 +1,247 @@
+/** Installation on a real machine with systemd: from nothing, from the original system, through damage, and away again. */
+import assert from 'node:assert/strict';
+import { test, type TestContext } from 'node:test';
+import { boot, type Machine } from './machine.ts';
+
+const NODE = '/opt/nox-src/node_modules/node/bin/node';
+/** What `make install` and the like call; the machine has no compiler and no network for the rest of make. */
+const noxctl = (words: string): string => `${NODE} /opt/nox-src/dist/cli/noxctl.js ${words}`;
+const SLOW = { seconds: 900 };
+const SUITE = process.env['VM_SUITES'] === 'trixie' ? 'trixie' : 'bookworm';
+
+/** Everything that installation answers for, by name, kind, mode, owner, content and time. */
+const PICTURE = `for path in /opt/nox /etc /home/nox /var/lib/nox; do [ ! -e $path ] || find $path -not -path '*/logs/*' -not -name lock -not -path '/etc/ld.so*' -printf '%p %y %m %u:%g %l\\n'; done | sort
+find /etc /home/nox /opt/nox -type f -not -path '*/logs/*' -not -path '/etc/ld.so*' -not -path '*/releases/*' -not -path '*/__pycache__/*' -print0 2>/dev/null | sort -z | xargs -0 sha256sum`;
+
+const ORIGINAL_UNIT = `[Unit]
+Description=Nox API
+[Service]
+User=nox
+EnvironmentFile=/etc/default/nox-api
+WorkingDirectory=/home/nox/nox/api
+# Stands in for uvicorn, which this machine cannot fetch: the same command line, an HTTP server behind it.
+ExecStart=/home/nox/nox/.venv/bin/python3 -m uvicorn nox_api:app --host 127.0.0.1 --port 8080
+ProtectSystem=full
+ProtectHome=read-only
+ReadWritePaths=/home/nox/nox/sandbox
+[Install]
+WantedBy=multi-user.target
+`;
+const UVICORN = `import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b'{"status":"ok"}'
+        self.send_response(200); self.send_header('content-length', str(len(body))); self.end_headers(); self.wfile.write(body)
+http.server.HTTPServer(('127.0.0.1', 8080), Handler).serve_forever()
+`;
+
+async function python(m: Machine, code: string): Promise<{ returncode: number; stdout: string }> {
+  const answer = await m.succeed(
+    `. /etc/default/nox-api; curl -sS -H "Authorization: Bearer $NOX_API_TOKEN" --data-binary @- http://127.0.0.1:8080/run_py`,
+    { stdin: JSON.stringify({ code }) },
+  );
+  return JSON.parse(answer) as { returncode: number; stdout: string };
+}
+
+async function start(t: TestContext): Promise<Machine> {
+  const m = await boot({ suite: SUITE, seconds: 5400 });
+  t.after(() => m.stop());
+  return m;
+}
+
+test('a fresh machine', { timeout: 5_400_000 }, async (t) => {
+  const m = await start(t);
+
+  await t.test('install, killed in the middle: the next one undoes it, and installs', async () => {
+    const killed = await m.fail(noxctl('install --die-at=12'), SLOW);
+    assert.match(killed.stdout, /write \/etc\/default\/nox-api/);
+    const out = await m.succeed(noxctl('install'), SLOW);
+    assert.match(out, /^undone: install of .*, which was interrupted$/m);
+    assert.match(out, /self-test: .* answer as they should/);
+    await m.waitForUnit('nox-api');
+    await m.waitForUnit('nox-runner');
+    assert.deepEqual((await python(m, 'import sys; print(sys.prefix)')).stdout, '/opt/nox/.venv\n');
+    assert.doesNotMatch(
+      out,
+      new RegExp((await m.succeed('. /etc/default/nox-api; echo $NOX_API_TOKEN')).trim()),
+    );
+    assert.equal((await m.succeed('stat -c "%a %U:%G" /etc/default/nox-api')).trim(), '600 root:root');
+  });
+
+  await t.test('install again changes nothing', async () => {
+    const before = await m.succeed(PICTURE, SLOW);
+    const started = await m.succeed('systemctl show -P ExecMainStartTimestamp nox-api nox-runner');
+    assert.match(await m.succeed(noxctl('install'), SLOW), /nothing to change/);
+    assert.equal(await m.succeed(PICTURE, SLOW), before);
+    assert.equal(await m.succeed('systemctl show -P ExecMainStartTimestamp nox-api nox-runner'), started);
+  });
+
+  await t.test('validate passes, also from inside a run; the units are as tight as promised', async () => {
+    const out = await m.succeed('/opt/nox/bin/noxctl validate', SLOW);
+    assert.match(out, /^\d+ passed, 0 failed$/m);
+    assert.match(out, /escape: /);
+    for (const [unit, most] of [
+      ['nox-api', 1.2],
+      ['nox-runner', 3.2],
+    ] as const) {
+      const figure = await m.succeed(`systemd-analyze security --no-pager ${unit} | tail -n1`);
+      const level = Number(/level for .*: ([\d.]+)/.exec(figure)?.[1]);
+      t.diagnostic(figure.trim());
+      assert.ok(level <= most, figure);
+    }
+    const verified = await m.execute('systemd-analyze verify nox-api.service nox-runner.service');
+    assert.deepEqual([verified.code, verified.stdout + verified.stderr], [0, '']);
+  });
+
+  await t.test('a run cannot signal or read gateway and runner; limits are the cgroup’s', async () => {
+    const code = `import os, glob
+pids = sorted(int(name) for name in os.listdir('/proc') if name.isdigit())
+print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/nox-api'), os.path.exists('/run/nox-runner'))`;
+    assert.equal((await python(m, code)).stdout, "True ['/home/nox/nox/sandbox'] False False\n");
+    const hog = await python(
+      m,
+      'import mmap\nx = mmap.mmap(-1, 900 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)',
+    );
+    assert.notEqual(hog.returncode, 0);
+    await m.waitForUnit('nox-api');
+  });
+
+  const damages: readonly (readonly [name: string, command: string, found: RegExp])[] = [
+    ['the token file is gone', 'rm /etc/default/nox-api', /settings: .* is missing/],
+    ['the token file is open to all', 'chmod 644 /etc/default/nox-api', /settings: .* has mode 644/],
+    ['a setting cannot be used', 'echo NOX_TIMEOUT=soon >>/etc/default/nox-api', /settings: .* was changed/],
+    [
+      'a directive is gone',
+      'sed -i /MemoryDeny/d /etc/systemd/system/nox-api.service',
+      /units: .* was changed/,
+    ],
+    [
+      'a drop-in weakens the unit',
+      'mkdir /etc/systemd/system/nox-api.service.d && printf "[Service]\\nProtectSystem=no\\n" >/etc/systemd/system/nox-api.service.d/x.conf && systemctl daemon-reload',
+      /drop-ins: /,
+    ],
+    [
+      'the program was changed',
+      'echo >>/opt/nox/current/dist/gateway/main.js',
+      /program: .*main\.js was changed/,
+    ],
+    ['the link to the program is gone', 'rm /opt/nox/current', /program: /],
+    ['the environment’s python is gone', 'rm /opt/nox/.venv/bin/python3', /python environment: /],
+    [
+      'the environment belongs to root',
+      'chown root:root /opt/nox/.venv',
+      /python environment: .* does not belong to nox:nox/,
+    ],
+    ['the workspace is closed', 'chmod 700 /home/nox/nox/sandbox', /directories: .* has mode 700/],
+    ['the logs are gone', 'rm -r /home/nox/nox/logs', /directories: .*logs is missing/],
+    ['a user can log in', 'usermod -s /bin/bash nox-runner', /user nox-runner: login shell/],
+    ['the gateway is stopped and off', 'systemctl disable --now --quiet nox-api', /services: nox-api/],
+    ['the rotation is gone', 'rm /etc/logrotate.d/nox', /files: .* is missing/],
+    [
+      'files of nox in the workspace',
+      'install -o nox -g nox -m 600 /dev/null /home/nox/nox/sandbox/old',
+      /workspace files: /,
+    ],
+  ];
+  await t.test('each of fifteen kinds of damage is found, mended, and nothing else is', async (t2) => {
+    await m.succeed('install -o nox-runner -g nox -m 664 /dev/null /home/nox/nox/sandbox/old');
+    const token = await m.succeed('grep TOKEN /etc/default/nox-api');
+    for (const [name, command, found] of damages) {
+      await t2.test(name, async () => {
+        await m.succeed(command);
+        assert.match((await m.fail(noxctl('validate'), SLOW)).stdout, /^FAIL {2}.*\n {6}remedy: /m);
+        const out = await m.succeed(noxctl('repair'), SLOW);
+        assert.match(out, found);
+        assert.match(await m.succeed('cat /home/nox/nox/logs/last_repair_report.md'), /every check passes/);
+        assert.equal(await m.succeed('grep TOKEN /etc/default/nox-api'), token);
+      });
+    }
+  });
+
+  await t.test('a backup is restored', async () => {
+    await m.succeed(
+      'echo precious >/home/nox/nox/sandbox/data && /opt/nox/bin/noxctl backup /root/nox.backup',
+      SLOW,
+    );
+    assert.equal((await m.succeed('stat -c %a /root/nox.backup')).trim(), '600');
+    await m.succeed(
+      'echo spoilt >/home/nox/nox/sandbox/data && /opt/nox/bin/noxctl restore /root/nox.backup',
+      SLOW,
+    );
+    assert.equal((await python(m, 'print(open("data").read(), end="")')).stdout, 'precious\n');
+  });
+
+  await t.test('two commands at once: the second is refused by name', async () => {
+    const [first, second] = await Promise.all([
+      m.execute(noxctl('install'), SLOW),
+      m.execute(`sleep 3; ${noxctl('install')}`, SLOW),
+    ]);
+    assert.equal(first.code, 0, first.stderr);
+    assert.equal(second.code, 75);
+    assert.match(second.stderr, /another command is at work \(install, process \d+\)/);
+  });
+
+  await t.test('a reboot brings both services up', async () => {
+    await m.reboot();
+    await m.waitForUnit('nox-api', 300);
+    assert.equal((await python(m, 'print(6 * 7)')).stdout, '42\n');
+  });
+
+  await t.test('uninstall leaves what it says, purge nothing', async () => {
+    const out = await m.succeed(noxctl('uninstall'), SLOW);
+    assert.match(out, /^kept: \/home\/nox$/m);
+    await m.succeed('test -e /home/nox/nox/sandbox/data && test -e /etc/default/nox-api');
+    await m.fail('ls -d /opt/nox /etc/systemd/system/nox* /etc/logrotate.d/nox /var/lib/nox/journal');
+    await m.succeed(noxctl('uninstall --purge'), SLOW);
+    await m.fail('ls -d /home/nox');
+    await m.fail('getent passwd nox nox-runner');
+    assert.equal((await m.succeed('find / -xdev -user 999 2>/dev/null | head')).trim(), '');
+  });
+});
+
+test('a machine of the original system', { timeout: 5_400_000 }, async (t) => {
+  const m = await start(t);
+  await m.succeed(`useradd --system --user-group --home-dir /home/nox --shell /bin/bash nox
+install -d -o nox -g nox /home/nox /home/nox/nox /home/nox/nox/api /home/nox/nox/sandbox /home/nox/nox/logs
+cd / && setpriv --reuid nox --regid nox --clear-groups python3 -m venv --without-pip /home/nox/nox/.venv
+printf 'NOX_API_TOKEN=the-old-token\\nNOX_OLD_THING=1\\n' >/etc/default/nox-api
+install -o nox -g nox -m 644 /dev/null /home/nox/nox/sandbox/old.txt && echo kept >/home/nox/nox/sandbox/old.txt`);
+  const site = (await m.succeed('ls -d /home/nox/nox/.venv/lib/python3*/site-packages')).trim();
+  await m.write(`${site}/uvicorn.py`, UVICORN);
+  await m.write(`${site}/brought_along.py`, 'ANSWER = 42\n');
+  await m.write('/etc/systemd/system/nox-api.service', ORIGINAL_UNIT);
+  await m.succeed('systemctl enable --now --quiet nox-api');
+  await m.waitUntilSucceeds('curl -fsS http://127.0.0.1:8080/health');
+  const before = await m.succeed(PICTURE, SLOW);
+
+  async function asBefore(): Promise<void> {
+    assert.equal(await m.succeed(PICTURE, SLOW), before);
+    await m.waitUntilSucceeds('systemctl is-active nox-api && curl -fsS http://127.0.0.1:8080/health');
+  }
+
+  await t.test('harden that fails late leaves everything as it was, and the service up', async () => {
+    const failed = await m.fail(noxctl('harden --fail-at=24'), SLOW);
+    assert.match(failed.stderr, /everything is as it was before/);
+    await asBefore();
+  });
+
+  await t.test('harden takes it over: same token, same files, same address', async () => {
+    await m.succeed(noxctl('harden'), SLOW);
+    assert.equal((await m.succeed('. /etc/default/nox-api; echo $NOX_API_TOKEN')).trim(), 'the-old-token');
+    await m.succeed('test -d /home/nox/nox/.venv.bak.2* && test ! -e /home/nox/nox/.venv');
+    assert.equal((await m.succeed('stat -c %U:%G /opt/nox/.venv')).trim(), 'nox:nox');
+    const run = await python(
+      m,
+      'import brought_along; print(open("old.txt").read(), brought_along.ANSWER); open("old.txt", "a")',
+    );
+    assert.equal(run.stdout, 'kept\n 42\n');
+    assert.match(await m.succeed(noxctl('harden'), SLOW), /nothing to change/);
+  });
+
+  await t.test('rollback brings all of it back, and harden works again', async () => {
+    await m.succeed(noxctl('rollback'), SLOW);
+    await asBefore();
+    await m.succeed(noxctl('harden'), SLOW);
+    assert.equal((await python(m, 'print(1)')).stdout, '1\n');
+  });
+});

@@ -191,7 +191,9 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
     const out = await m.succeed(noxctl('uninstall'), SLOW);
     assert.match(out, /^kept: \/home\/nox$/m);
     await m.succeed('test -e /home/nox/nox/sandbox/data && test -e /etc/default/nox-api');
-    await m.fail('ls -d /opt/nox /etc/systemd/system/nox* /etc/logrotate.d/nox /var/lib/nox/journal');
+    const gone =
+      '/opt/nox /etc/systemd/system/nox.slice /etc/systemd/system/nox-a* /etc/systemd/system/nox-r* /etc/logrotate.d/nox /var/lib/nox';
+    assert.equal((await m.execute(`ls -d ${gone} 2>/dev/null`)).stdout, '');
     await m.succeed(noxctl('uninstall --purge'), SLOW);
     await m.fail('ls -d /home/nox');
     await m.fail('getent passwd nox nox-runner');

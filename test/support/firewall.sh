@@ -39,7 +39,7 @@ cat >"$dir/connect.py" <<'PYTHON'
 import socket, sys
 name, source, target, port = sys.argv[1:]
 try:
-    connection = socket.create_connection((target, int(port)), 0.7, (source, 0) if source else None)
+    connection = socket.create_connection((target, int(port)), 3, (source, 0) if source else None)
     connection.send(b"x")
     print(f"{name}: {'open' if connection.recv(1) == b'x' else 'closed'}")
 except OSError:

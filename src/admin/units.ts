@@ -154,13 +154,12 @@ PrivateUsers=yes
 PrivateIPC=yes
 ProtectHostname=yes
 ProcSubset=pid
-# Nothing can be executed but what it starts from: neither a shell, nor a file that it wrote.
-NoExecPaths=/
-ExecPaths=/usr/bin/perl -/usr/lib -/usr/lib64 /opt/nox/releases
+# NoExecPaths=/ is missing: what ExecPaths= then lets be executed would be mounted anew, and ProtectSystem= not hold there.
+# Places of the system where everybody may write.
+ReadOnlyPaths=/run -/dev/shm
 SystemCallFilter=@system-service
-# The last ones: files without a place, which NoExecPaths= and MemoryDenyWriteExecute= would not see, and ways past
-# this filter and into other processes.
-SystemCallFilter=~@privileged @resources @keyring @aio memfd_create execveat io_uring_setup io_uring_enter io_uring_register process_vm_readv process_vm_writev kcmp userfaultfd
+# By name: code in memory that MemoryDenyWriteExecute= would not see, and ways past this filter or into other processes.
+SystemCallFilter=~@privileged @resources @keyring @aio memfd_create io_uring_setup io_uring_enter io_uring_register process_vm_readv process_vm_writev kcmp userfaultfd
 # PrivateNetwork= is missing: it serves the network. So is AF_NETLINK: it asks the kernel for no addresses.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 ${network(settings.bindAddress)}
@@ -206,7 +205,8 @@ LimitNOFILE=65536:524288
 LimitMEMLOCK=infinity
 
 ProtectSystem=strict
-# Of all homes it sees the workspace alone.
+# Of all homes it sees the workspace alone. In systemd 252 the empty ones can be written: what is there is its own
+# memory, and gone with it.
 ProtectHome=tmpfs
 BindPaths=${settings.sandbox}
 ReadWritePaths=${settings.sandbox}
@@ -223,7 +223,7 @@ PrivateUsers=yes
 # MemoryDenyWriteExecute= is missing: runs would inherit it, and with it no compiler of theirs (and no Node) would
 # work. /run_py has a filter of its own for it (NOX_PYTHON_JIT).
 # ProcSubset= is missing: each run has a /proc of its own, which the kernel gives only to who sees all of one.
-# Of the namespaces only that of time is not needed.
+# Those that sandboxes are made of: of the ones that systemd 252 knows, all.
 RestrictNamespaces=user mnt pid ipc uts net cgroup
 # AF_INET and AF_INET6: loopbacks of the runs. AF_NETLINK: bubblewrap brings them up with it.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK

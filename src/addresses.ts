@@ -18,6 +18,13 @@ export function parseBlock(text: string): AddressBlock | undefined {
   return { address, prefix, family: version === 4 ? 'ipv4' : 'ipv6' };
 }
 
+/** `host:port` at which a server bound to this address is reached from the machine itself. */
+export function reachedAt(bindAddress: string, port: number): string {
+  const own: Record<string, string> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
+  const host = own[bindAddress] ?? bindAddress;
+  return `${host.includes(':') ? `[${host}]` : host}:${String(port)}`;
+}
+
 /** Words between spaces of any number. */
 export function words(text: string): string[] {
   return text.split(/\s+/).filter(Boolean);

@@ -147,12 +147,11 @@ function installPackages(host: Host, names: readonly string[]): void {
 /** In this order: the gateway is of use when the runner is there. systemd waits until each says that it is ready. */
 function changeServices(host: Host, step: Extract<Step, { do: 'services' }>): void {
   if (step.verb === 'stop') {
-    for (const unit of step.units.toReversed()) host.run(['systemctl', 'stop', unit]);
-    if (!step.enable) for (const unit of step.units) host.run(['systemctl', 'disable', '--quiet', unit]);
+    for (const unit of step.units.toReversed()) host.must(['systemctl', 'stop', unit]);
     return;
   }
   host.must(['systemctl', 'daemon-reload']);
-  if (step.enable) host.must(['systemctl', 'enable', '--quiet', ...step.units]);
+  host.must(['systemctl', 'enable', '--quiet', ...step.units]);
   for (const unit of step.units) host.run(['systemctl', 'reset-failed', unit]);
   const restarted = host.run(['systemctl', 'restart', ...step.units]);
   if (restarted.code === 0) return;

@@ -5,21 +5,13 @@
  * archive is written and unpacked by tar as the runs' own user, who can do nothing that a run could not do, only that
  * for reading it may pass over permissions.
  */
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { parseSettings } from './settings.ts';
 import { SETTINGS_FILE } from './desired.ts';
 import type { Host } from './host.ts';
-import { setAttributes } from './undo.ts';
+import type { Step } from './steps.ts';
+import { SERVICES, setAttributes } from './undo.ts';
 
 const USER = 'nox-runner';
 const GROUP = 'nox';
@@ -51,7 +43,7 @@ export function backup(host: Host, file: string, version: string, now: Date): vo
     const { code, stderr } = host.run([
       ...['sh', '-c', 'umask 077; out=$1; shift; exec "$@" > "$out"', 'sh', join(dir, 'workspace.tar')],
       ...['setpriv', `--reuid=${USER}`, `--regid=${GROUP}`, '--clear-groups', ...read, '--'],
-      ...['tar', '--create', '--sparse', '--one-file-system', '--acls', `--directory=${sandbox}`, '.'],
+      ...['tar', '--create', '--sparse', '--one-file-system', `--directory=${sandbox}`, '.'],
     ]);
     if (code !== 0 && code !== 1)
       throw new Error(`backup of ${sandbox}: tar ended with ${String(code)}: ${stderr.trim()}`);
@@ -65,27 +57,24 @@ export function backup(host: Host, file: string, version: string, now: Date): vo
   }
 }
 
-export interface Restored {
+/** A backup, unpacked beside the places where its parts belong. */
+interface Unpacked {
   readonly manifest: Manifest;
   readonly settings: string;
-  /** Where the workspace that was there before has gone. */
-  readonly aside: string;
+  readonly sandbox: string;
+  /** The workspace of the backup. */
+  readonly fresh: string;
 }
 
 /**
- * Replaces settings and workspace by those of a backup. The services must be stopped; what was in the workspace is
- * put aside under a name beside it.
+ * Reads a backup. Nothing is changed but that its workspace lies beside the one that is there.
  *
- * @param write how the settings are put in their place
+ * @throws Error for what is no backup, or cannot be unpacked
  */
-export function restore(
-  host: Host,
-  file: string,
-  stamp: string,
-  write: (settings: string) => void,
-): Restored {
-  if ((statSync(file).mode & 0o077) !== 0) chmodSync(file, 0o600);
+export function unpack(host: Host, file: string, stamp: string): Unpacked {
+  if (!existsSync(file)) throw new Error(`restore: there is no ${file}`);
   const dir = mkdtempSync('/var/lib/nox/.restore-');
+  let fresh: string | undefined;
   try {
     const listed = host
       .must(['tar', '--list', '--gzip', `--file=${file}`])
@@ -116,7 +105,7 @@ export function restore(
       );
     const settings = member('settings');
     const sandbox = parseSettings(settings)['NOX_SANDBOX'] || DEFAULT_SANDBOX;
-    const fresh = `${sandbox}.restore.${stamp}`;
+    fresh = `${sandbox}.restore.${stamp}`;
     mkdirSync(fresh, { mode: 0o700 });
     const owned = { uid: host.userId(USER), gid: host.groupId(GROUP) };
     setAttributes(fresh, { mode: 0o700, ...owned });
@@ -141,12 +130,22 @@ export function restore(
       ],
     ]);
     setAttributes(fresh, { mode: 0o2775, uid: host.userId('nox'), gid: owned.gid });
-    const aside = `${sandbox}.bak.${stamp}`;
-    if (host.entry(sandbox) !== undefined) renameSync(sandbox, aside);
-    renameSync(fresh, sandbox);
-    write(settings);
-    return { manifest, settings, aside };
+    return { manifest, settings, sandbox, fresh };
+  } catch (error) {
+    if (fresh !== undefined) rmSync(fresh, { recursive: true, force: true });
+    throw error;
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
+}
+
+/** Puts the parts of a backup in their places; what was there is put aside. The services are stopped afterwards. */
+export function restorePlan(host: Host, { settings, sandbox, fresh }: Unpacked, aside: string): Step[] {
+  const file = { mode: 0o600, owner: 'root', group: 'root' } as const;
+  return [
+    { do: 'services', verb: 'stop', units: SERVICES },
+    ...(host.entry(sandbox) === undefined ? [] : [{ do: 'move', from: sandbox, to: aside } as const]),
+    { do: 'move', from: fresh, to: sandbox },
+    { do: 'file', path: SETTINGS_FILE, text: settings, ...file },
+  ];
 }

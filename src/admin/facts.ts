@@ -3,57 +3,27 @@
  * install, harden, repair and validate are views on this list. Order matters: a fact may take those before it for
  * granted when its plan is carried out.
  */
-import { readFileSync } from 'node:fs';
-import { readable } from '../runner/host.ts';
 import { CURRENT, damages, RELEASES } from './release.ts';
 import { SETTINGS_FILE, type Desired, type Directory, type File } from './desired.ts';
+import {
+  attributeFaults,
+  bad,
+  fact,
+  judge,
+  ok,
+  REPAIR,
+  ROOT,
+  RUNNER_USER,
+  type Context,
+  type Fact,
+} from './fact.ts';
+import { cgroup, packages, systemd, user, userNamespaces } from './facts-machine.ts';
 import type { Host } from './host.ts';
 import { OLD_VENV, timestamp } from './legacy.ts';
 import { belongsTo } from './share.ts';
-import type { Attributes, Step } from './steps.ts';
+import type { Step } from './steps.ts';
 import { SERVICES } from './undo.ts';
 import { questionVenv, systemPython, VENV, VENV_RECORD } from './venv.ts';
-
-export interface Context {
-  readonly host: Host;
-  readonly desired: Desired;
-  /** Of the command: names what it puts aside. */
-  readonly now: Date;
-  /** Build anew what is damaged, instead of mending it. */
-  readonly rebuild: boolean;
-}
-
-export interface Finding {
-  readonly pass: boolean;
-  /** What was found. */
-  readonly value: string;
-}
-
-export interface Fact {
-  readonly name: string;
-  check(context: Context): Finding;
-  /** Called where the check has failed. Empty where Nox cannot mend it: then the remedy says who can. */
-  plan(context: Context): Step[];
-  readonly remedy: string;
-  /** A change of it is in force when the services have been started again. */
-  readonly restarts: boolean;
-}
-
-export interface Judged {
-  readonly fact: Fact;
-  readonly finding: Finding;
-}
-
-const ROOT = { owner: 'root', group: 'root' } as const;
-const REPAIR = 'make repair';
-const RUNNER_USER = 'nox-runner';
-
-const ok = (value: string): Finding => ({ pass: true, value });
-const bad = (value: string): Finding => ({ pass: false, value });
-const judge = (faults: readonly string[], fine: string): Finding =>
-  faults.length === 0
-    ? ok(fine)
-    : bad(faults.slice(0, 5).join('; ') + (faults.length > 5 ? `; ${faults.length - 5} more` : ''));
 
 export const FACTS: readonly Fact[] = [
   systemd(),
@@ -74,149 +44,6 @@ export const FACTS: readonly Fact[] = [
   oldReleases(),
   services(),
 ];
-
-function fact(parts: Partial<Fact> & Pick<Fact, 'name' | 'check'>): Fact {
-  return { plan: () => [], remedy: REPAIR, restarts: false, ...parts };
-}
-
-function systemd(): Fact {
-  return fact({
-    name: 'systemd',
-    remedy: 'install on a machine that systemd has booted; anywhere else: make run',
-    check: ({ host }) =>
-      host.entry('/run/systemd/system')?.kind === 'directory'
-        ? ok('running')
-        : bad('it is not process 1 here'),
-  });
-}
-
-/** cgroups(7): `cgroup.controllers` is in the root of version 2 alone. */
-function cgroup(): Fact {
-  return fact({
-    name: 'cgroup v2',
-    remedy:
-      'boot with systemd.unified_cgroup_hierarchy=1: the limits of runs need memory, pids and cpu of cgroup v2',
-    check: ({ host }) => {
-      const found = host.text('/sys/fs/cgroup/cgroup.controllers')?.trim();
-      if (found === undefined) return bad('/sys/fs/cgroup is not cgroup v2');
-      const missing = ['cpu', 'memory', 'pids'].filter((name) => !found.split(' ').includes(name));
-      return missing.length === 0 ? ok(found) : bad(`no controller ${missing.join(', ')}`);
-    },
-  });
-}
-
-function packages(): Fact {
-  const missing = ({ host, desired }: Context): string[] =>
-    desired.packages.filter(
-      (name) => host.run(['dpkg-query', '-W', '-f', '${db:Status-Status}', name]).stdout !== 'installed',
-    );
-  return fact({
-    name: 'packages',
-    remedy: 'apt-get install the packages named',
-    check: (context) =>
-      judge(
-        missing(context).map((name) => `${name} is missing`),
-        context.desired.packages.join(' '),
-      ),
-    plan: (context) => [{ do: 'packages', names: missing(context) }],
-  });
-}
-
-/** Switches that keep everybody but root from making user namespaces, by distribution. */
-const SWITCHES = [
-  {
-    path: '/proc/sys/kernel/unprivileged_userns_clone',
-    bad: '0',
-    name: 'kernel.unprivileged_userns_clone',
-    good: '1',
-  },
-  { path: '/proc/sys/user/max_user_namespaces', bad: '0', name: 'user.max_user_namespaces', good: '15000' },
-] as const;
-const APPARMOR_SWITCH = '/proc/sys/kernel/apparmor_restrict_unprivileged_userns';
-const APPARMOR_PROFILE = '/etc/apparmor.d/nox-bwrap';
-/** Ubuntu 24.04: a program may make user namespaces if a profile of its own says so. */
-const APPARMOR_TEXT = `abi <abi/4.0>,
-include <tunables/global>
-# Nox: bubblewrap makes the sandboxes of the runs.
-profile nox-bwrap /usr/bin/bwrap flags=(unconfined) {
-  userns,
-}
-`;
-const SYSCTL_FILE = '/etc/sysctl.d/60-nox.conf';
-
-function userNamespaces(): Fact {
-  const switches = () =>
-    SWITCHES.filter(({ path, bad: value }) => readable(path) && readFileSync(path, 'utf8').trim() === value);
-  const restricted = ({ host }: Context) =>
-    readable(APPARMOR_SWITCH) &&
-    readFileSync(APPARMOR_SWITCH, 'utf8').trim() === '1' &&
-    !host
-      .names('/etc/apparmor.d')
-      .some((name) => host.text(`/etc/apparmor.d/${name}`)?.includes('/usr/bin/bwrap '));
-  return fact({
-    name: 'user namespaces',
-    check: (context) => {
-      const faults = switches().map(({ name, bad: value }) => `${name} is ${value}`);
-      if (restricted(context)) faults.push('AppArmor keeps bwrap from them');
-      return judge(faults, 'allowed');
-    },
-    plan: (context) => {
-      const found = switches();
-      const steps: Step[] = [];
-      if (found.length > 0) {
-        const text = found.map(({ name, good }) => `${name} = ${good}\n`).join('');
-        steps.push({ do: 'file', path: SYSCTL_FILE, text, mode: 0o644, ...ROOT });
-        steps.push({
-          do: 'command',
-          argv: ['sysctl', '-q', '-p', SYSCTL_FILE],
-          why: 'allow user namespaces',
-        });
-      }
-      if (restricted(context)) {
-        steps.push({ do: 'file', path: APPARMOR_PROFILE, text: APPARMOR_TEXT, mode: 0o644, ...ROOT });
-        steps.push({
-          do: 'command',
-          argv: ['apparmor_parser', '-r', APPARMOR_PROFILE],
-          why: 'allow them to bwrap',
-        });
-      }
-      return steps;
-    },
-  });
-}
-
-function user(name: string): Fact {
-  return fact({
-    name: `user ${name}`,
-    check: ({ host }) => {
-      const found = host.user(name);
-      if (found === undefined) return bad('missing');
-      const faults: string[] = [];
-      if (found.uid === 0) faults.push('uid is 0');
-      if (!/(^|\/)(nologin|false)$/.test(found.shell)) faults.push(`login shell ${found.shell}`);
-      if (found.gid !== host.group('nox')?.gid) faults.push('primary group is not nox');
-      return judge(faults, `uid ${String(found.uid)}, group nox, no login`);
-    },
-    plan: () => [{ do: 'user', name, group: 'nox', home: name === 'nox' ? '/home/nox' : '/nonexistent' }],
-    restarts: true,
-  });
-}
-
-/** What is wrong with the attributes of what is there; nothing for what is not. */
-function attributeFaults(
-  host: Host,
-  { path, mode, owner, group }: Attributes & { readonly path: string },
-): string[] {
-  const entry = host.entry(path);
-  if (entry === undefined) return [];
-  const faults: string[] = [];
-  if (entry.mode !== mode)
-    faults.push(`${path} has mode ${entry.mode.toString(8)} instead of ${mode.toString(8)}`);
-  const uid = owner === 'root' ? 0 : host.user(owner)?.uid;
-  const gid = group === 'root' ? 0 : host.group(group)?.gid;
-  if (entry.uid !== uid || entry.gid !== gid) faults.push(`${path} does not belong to ${owner}:${group}`);
-  return faults;
-}
 
 function directories(): Fact {
   const faults = (host: Host, directory: Directory): string[] => {
@@ -445,14 +272,31 @@ function oldReleases(): Fact {
   });
 }
 
+/** Seconds since 1970; NaN for a service that was not started. */
+function startedAt(host: Host, unit: string): number {
+  const show = [
+    'systemctl',
+    'show',
+    unit,
+    '--property=ExecMainStartTimestamp',
+    '--timestamp=unix',
+    '--value',
+  ];
+  return Number(/^@(\d+)$/.exec(host.run(show).stdout.trim())?.[1] ?? NaN);
+}
+
 function services(): Fact {
   const faults = ({ host }: Context): string[] =>
     SERVICES.flatMap((unit) => {
+      const changed = Math.floor(host.entry(SETTINGS_FILE)?.changed ?? NaN);
       const active = host.run(['systemctl', 'is-active', unit]).stdout.trim();
       const enabled = host.run(['systemctl', 'is-enabled', unit]).stdout.trim();
       return [
         ...(active === 'active' ? [] : [`${unit} is ${active || 'not there'}`]),
         ...(enabled === 'enabled' ? [] : [`${unit} does not start at boot`]),
+        ...(startedAt(host, unit) < changed
+          ? [`${unit} has not read the settings since they were changed`]
+          : []),
       ];
     });
   return fact({
@@ -464,4 +308,4 @@ function services(): Fact {
   });
 }
 
-export const RESTART: Step = { do: 'services', verb: 'restart', enable: true, units: SERVICES };
+export const RESTART: Step = { do: 'services', verb: 'restart', units: SERVICES };

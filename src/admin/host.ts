@@ -22,6 +22,8 @@ export interface Entry {
   readonly uid: number;
   readonly gid: number;
   readonly links: number;
+  /** Of its content: seconds since 1970. */
+  readonly changed: number;
 }
 
 export interface RunOptions {
@@ -63,7 +65,14 @@ export class Host {
         : stats.isSymbolicLink()
           ? 'link'
           : 'other';
-    return { kind, mode: stats.mode & MODE_BITS, uid: stats.uid, gid: stats.gid, links: stats.nlink };
+    return {
+      kind,
+      mode: stats.mode & MODE_BITS,
+      uid: stats.uid,
+      gid: stats.gid,
+      links: stats.nlink,
+      changed: stats.mtimeMs / 1000,
+    };
   }
 
   /** @returns undefined where there is no such regular file */

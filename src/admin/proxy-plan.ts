@@ -5,6 +5,7 @@
  * a pause of the server's may be as long as the longest wait and run together; nothing is gathered before it is passed
  * on, in either direction; the client's address is that of its connection, whatever headers it sent.
  */
+import { reachedAt } from '../addresses.ts';
 import type { Config } from '../config.ts';
 import { checkAddress, checkDomain, checkFile, checkName, checkPort } from './proxy-names.ts';
 
@@ -67,7 +68,7 @@ export function planProxy(options: ProxyOptions, config: Config): ProxyPlan {
     isPublic,
     isAddress: /[:]|^[\d.]+$/.test(host),
     certificate: certificateOf(options, host, isPublic),
-    upstream: checkAddress(options.upstream ?? listening(config)),
+    upstream: checkAddress(options.upstream ?? reachedAt(config.bindAddress, config.port)),
     port,
     httpPort: httpPort === undefined ? undefined : checkPort(httpPort),
     bodyBytes: Math.max(config.maxBodyBytes, config.maxUploadBytes) + FORM_BYTES,
@@ -90,11 +91,4 @@ function certificateOf(options: ProxyOptions, host: string, isPublic: boolean): 
   }
   const directory = `/etc/letsencrypt/live/${host}`;
   return { cert: `${directory}/fullchain.pem`, key: `${directory}/privkey.pem` };
-}
-
-/** A gateway on all addresses is reached on loopback. */
-function listening({ bindAddress, port }: Config): string {
-  const own: Record<string, string> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
-  const host = own[bindAddress] ?? bindAddress;
-  return `${host.includes(':') ? `[${host}]` : host}:${port}`;
 }

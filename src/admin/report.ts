@@ -1,7 +1,7 @@
 /** `logs/last_repair_report.md`: what a repair has found and done. */
 import { applyStep } from './apply.ts';
 import { LOGS } from './desired.ts';
-import type { Context, Judged } from './facts.ts';
+import type { Context, Judged } from './fact.ts';
 import { title, type Step } from './steps.ts';
 
 const REPAIR_REPORT = `${LOGS}/last_repair_report.md`;

@@ -1,6 +1,7 @@
 /** All four calls, over HTTP, against the server that runs here; what they leave behind they take away again. */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { reachedAt } from '../addresses.ts';
 import type { Config } from '../config.ts';
 import { VENV } from './venv.ts';
 
@@ -15,12 +16,7 @@ interface Result {
 
 /** Where a client on this machine reaches the server. */
 export function baseUrl({ bindAddress, port }: Pick<Config, 'bindAddress' | 'port'>): string {
-  const local = new Map([
-    ['0.0.0.0', '127.0.0.1'],
-    ['::', '::1'],
-  ]);
-  const address = local.get(bindAddress) ?? bindAddress;
-  return `http://${address.includes(':') ? `[${address}]` : address}:${String(port)}`;
+  return `http://${reachedAt(bindAddress, port)}`;
 }
 
 /** @returns what /health says, or why it says nothing */

@@ -3,6 +3,7 @@
  * lines, comments with # or ;, values bare or quoted. Lines that are not ours to change are kept byte for byte.
  */
 import { randomBytes } from 'node:crypto';
+import { words } from '../addresses.ts';
 import { badSettings, SETTINGS, type Environment } from '../config.ts';
 
 const ASSIGNMENT = /^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)$/;
@@ -120,7 +121,7 @@ function isSecret(name: string): boolean {
 /** pip's requirements, one a line, from a list separated by spaces; a `--hash=…` belongs to what is before it. */
 export function requirements(packages: string): string {
   const lines: string[] = [];
-  for (const word of packages.split(/\s+/).filter(Boolean)) {
+  for (const word of words(packages)) {
     const last = lines.at(-1);
     if (word.startsWith('--hash=') && last !== undefined) lines.splice(-1, 1, `${last} ${word}`);
     else lines.push(word);

@@ -1,11 +1,10 @@
 /** What runs here, and with which settings; for people, and true. */
-import { describeConfig } from '../config.ts';
+import { describeConfig, parseConfig } from '../config.ts';
 import { SETTINGS_FILE } from './desired.ts';
 import type { Host } from './host.ts';
 import { CURRENT } from './release.ts';
 import { health } from './selftest.ts';
 import { asEnvironment } from './settings.ts';
-import { parseConfig } from '../config.ts';
 import { SERVICES } from './undo.ts';
 
 /** @returns whether the service can be used */

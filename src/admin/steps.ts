@@ -31,13 +31,8 @@ export type Step =
   | { readonly do: 'packages'; readonly names: readonly string[] }
   /** Gives the files of the workspace to the runs. */
   | { readonly do: 'share'; readonly path: string; readonly owner: string; readonly group: string }
-  /** Has systemd read the units again and starts, restarts or stops services in order. */
-  | {
-      readonly do: 'services';
-      readonly verb: 'restart' | 'stop';
-      readonly enable: boolean;
-      readonly units: readonly string[];
-    }
+  /** Stops services; or has systemd read the units again, start them at boot and restart them now, in order. */
+  | { readonly do: 'services'; readonly verb: 'restart' | 'stop'; readonly units: readonly string[] }
   | { readonly do: 'command'; readonly argv: readonly string[]; readonly why: string };
 
 /** A Python environment: built at `staging`, then moved to `path` by a step of its own. */
@@ -84,7 +79,7 @@ export function title(step: Step): string {
     case 'share':
       return `give the files in ${step.path} to ${step.owner}:${step.group}, group-writable`;
     case 'services':
-      return `${step.verb} ${step.units.join(', ')}${step.enable ? ' and enable at boot' : ''}`;
+      return `${step.verb} ${step.units.join(', ')}${step.verb === 'restart' ? ' and enable at boot' : ''}`;
     case 'command':
       return `${step.why}: ${step.argv.join(' ')}`;
   }

@@ -4,8 +4,9 @@
  */
 import { readFileSync } from 'node:fs';
 import type { Check } from '../runner/check.ts';
+import { escapeChecks, PROBES } from '../runner/escapes.ts';
 import { API_UNIT } from './legacy.ts';
-import type { Context, Judged } from './facts.ts';
+import type { Context, Judged } from './fact.ts';
 import type { Host } from './host.ts';
 import { baseUrl, health, selfTest } from './selftest.ts';
 
@@ -24,8 +25,6 @@ const IN_FORCE: Readonly<Record<string, string>> = {
   MemoryDenyWriteExecute: 'yes',
 };
 const SOCKET_DIRECTORY = '/run/nox-runner';
-const ESCAPES_MIN = 20;
-const PROBES = new URL('../runner/probes.py', import.meta.url);
 
 export function judged({ fact, finding }: Judged): Check {
   return { name: fact.name, pass: finding.pass, value: finding.value, remedy: fact.remedy };
@@ -135,44 +134,17 @@ async function calls(config: Context['desired']['config']): Promise<Check> {
   }
 }
 
-interface Probe {
-  readonly name: string;
-  readonly held: boolean;
-  readonly detail: string;
-}
-
 /** The attempts are made by a run like any other, through the API. */
 async function escapes(config: Context['desired']['config']): Promise<Check[]> {
-  const remedy = 'do not run code of others on this machine; report it as SECURITY.md says';
-  let probes: Probe[] = [];
-  let said = '';
   try {
     const response = await fetch(`${baseUrl(config)}/run_py`, {
       method: 'POST',
       headers: { authorization: `Bearer ${config.token}` },
-      body: JSON.stringify({ code: readFileSync(PROBES, 'utf8') }),
+      body: JSON.stringify({ code: PROBES }),
     });
     const { stdout = '', stderr = '' } = (await response.json()) as { stdout?: string; stderr?: string };
-    said = stderr.trim();
-    probes = stdout
-      .split('\n')
-      .filter(Boolean)
-      .map((line) => JSON.parse(line) as Probe);
+    return escapeChecks(stdout, stderr.trim());
   } catch (error) {
-    said = (error as Error).message;
+    return escapeChecks('', (error as Error).message);
   }
-  return [
-    ...probes.map(({ name, held, detail }) => ({
-      name: `escape: ${name}`,
-      pass: held,
-      value: `${held ? 'held' : 'BROKEN'} (${detail})`,
-      remedy,
-    })),
-    {
-      name: 'probes',
-      pass: probes.length >= ESCAPES_MIN && said === '',
-      value: `${String(probes.length)} escapes tried${said === '' ? '' : `; ${said}`}`,
-      remedy: 'journalctl -u nox-runner -u nox-api says why',
-    },
-  ];
 }

@@ -3,11 +3,12 @@
  * carries it out as one transaction that is undone when anything fails, the self-test at its end included.
  */
 import { desire, SETTINGS_COPY, SETTINGS_FILE, type Desired } from './desired.ts';
-import { FACTS, RESTART, type Context, type Fact, type Finding, type Judged } from './facts.ts';
+import type { Context, Fact, Finding, Judged } from './fact.ts';
+import { FACTS, RESTART } from './facts.ts';
 import { applyStep } from './apply.ts';
 import type { Host } from './host.ts';
 import { interrupted, lastKept, recover, rollBack, Transaction } from './journal.ts';
-import { isUnhardened } from './legacy.ts';
+import { API_UNIT, isUnhardened } from './legacy.ts';
 import { writeRepairReport } from './report.ts';
 import { selfTest } from './selftest.ts';
 import { preview, title, type Step } from './steps.ts';
@@ -43,15 +44,18 @@ function look(fact: Fact, context: Context): Finding {
   }
 }
 
+/** To be called first by every command that changes the machine. */
+export function undoInterrupted(host: Host, say: (line: string) => void): void {
+  for (const { verb, started } of recover(host)) say(`undone: ${verb} of ${started}, which was interrupted`);
+}
+
 /** @throws AdminError when the machine could not be brought to the state that it should have */
 export async function ensure(verb: Verb, order: Order): Promise<void> {
   const { host, source, now, say, dryRun } = order;
   if (dryRun)
     for (const { verb: open } of interrupted(host)) say(`interrupted: ${open}; it would be undone first`);
-  else
-    for (const { verb: open, started } of recover(host))
-      say(`undone: ${open} of ${started}, which was interrupted`);
-  if (verb === 'harden' && host.text('/etc/systemd/system/nox-api.service') === undefined)
+  else undoInterrupted(host, say);
+  if (verb === 'harden' && host.text(API_UNIT) === undefined)
     throw new AdminError('harden: Nox is not installed on this machine: make install');
 
   const context: Context = { host, desired: desire(host, source), now, rebuild: verb === 'repair-v2' };
@@ -64,8 +68,9 @@ export async function ensure(verb: Verb, order: Order): Promise<void> {
     for (const step of planned) say(`would ${preview(step, host)}`);
     return;
   }
-  if (planned.length > 0) await carryOut(verb, order, context, planned, unhardened);
+  if (planned.length > 0) await carryOut(verb, order, planned, () => verify(context, say), unhardened);
   else await test(context.desired, say);
+  if (unhardened) say('the way back: make rollback');
   keepGoodSettings(context);
   if (verb.startsWith('repair')) writeRepairReport(context, verb, broken, planned);
 }
@@ -76,7 +81,7 @@ function planOf(context: Context, broken: readonly Judged[]): Step[] {
   const hopeless: string[] = [];
   for (const { fact, finding } of broken) {
     const plan = fact.plan(context);
-    if (plan.length === 0 && fact.name !== 'services')
+    if (plan.length === 0 && !fact.restarts)
       hopeless.push(`${fact.name}: ${finding.value}\n  remedy: ${fact.remedy}`);
     steps.push(...plan);
   }
@@ -86,15 +91,21 @@ function planOf(context: Context, broken: readonly Judged[]): Step[] {
   return steps;
 }
 
-async function carryOut(
-  verb: Verb,
+/**
+ * Makes a plan true as one transaction: all of it, and then `verify`, or nothing.
+ *
+ * @param keep whether it can be rolled back later
+ * @throws AdminError that names the step
+ */
+export async function carryOut(
+  name: string,
   order: Order,
-  context: Context,
   steps: readonly Step[],
-  unhardened: boolean,
+  verify: () => Promise<void>,
+  keep: boolean,
 ): Promise<void> {
   const { host, now, say } = order;
-  const transaction = Transaction.begin(host, verb, now);
+  const transaction = Transaction.begin(host, name, now);
   let at = 'begin';
   try {
     for (const [index, step] of steps.entries()) {
@@ -107,22 +118,21 @@ async function carryOut(
     }
     at = 'verification';
     if (order.failAt === steps.length) throw new Error('told to fail here');
-    const left = examine(context).filter(({ finding }) => !finding.pass);
-    if (left.length > 0)
-      throw new Error(left.map(({ fact, finding }) => `${fact.name}: ${finding.value}`).join('\n'));
-    await test(context.desired, say);
+    await verify();
   } catch (error) {
     say(`failed: ${at}`);
     transaction.undo();
-    throw new AdminError(
-      `${verb} failed at: ${at}\n${(error as Error).message}\neverything is as it was before`,
-      {
-        cause: error,
-      },
-    );
+    const why = `${name} failed at: ${at}\n${(error as Error).message}\neverything is as it was before`;
+    throw new AdminError(why, { cause: error });
   }
-  transaction.commit(unhardened);
-  if (unhardened) say('the way back: make rollback');
+  transaction.commit(keep);
+}
+
+async function verify(context: Context, say: (line: string) => void): Promise<void> {
+  const left = examine(context).filter(({ finding }) => !finding.pass);
+  if (left.length > 0)
+    throw new Error(left.map(({ fact, finding }) => `${fact.name}: ${finding.value}`).join('\n'));
+  await test(context.desired, say);
 }
 
 async function test(desired: Desired, say: (line: string) => void): Promise<void> {
@@ -145,7 +155,7 @@ function keepGoodSettings({ host, desired }: Context): void {
 
 /** Back to the state before the machine was hardened. */
 export function rollback(host: Host, say: (line: string) => void): void {
-  for (const { verb, started } of recover(host)) say(`undone: ${verb} of ${started}, which was interrupted`);
+  undoInterrupted(host, say);
   const last = lastKept(host);
   if (last === undefined)
     throw new AdminError(

@@ -5,12 +5,12 @@
  * lock ends with it, however it ends.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseConfig, type Config } from '../config.ts';
 import { applyStep } from '../admin/apply.ts';
-import { backup, restore } from '../admin/backup.ts';
+import { backup, restorePlan, unpack } from '../admin/backup.ts';
 import { desire, SETTINGS_FILE } from '../admin/desired.ts';
 import { Host } from '../admin/host.ts';
 import { isUnhardened, timestamp } from '../admin/legacy.ts';
@@ -21,7 +21,15 @@ import { asEnvironment } from '../admin/settings.ts';
 import { status } from '../admin/status.ts';
 import { uninstall, uninstallPlan } from '../admin/uninstall.ts';
 import { checkRunning, judged } from '../admin/validate.ts';
-import { ensure, examine, rollback, type Order, type Verb } from '../admin/verbs.ts';
+import {
+  carryOut,
+  ensure,
+  examine,
+  rollback,
+  undoInterrupted,
+  type Order,
+  type Verb,
+} from '../admin/verbs.ts';
 import { printChecks } from './checks.ts';
 
 const LOCK = '/var/lib/nox/lock';
@@ -46,6 +54,8 @@ interface Call {
 interface Command {
   readonly help: string;
   readonly locks: boolean;
+  /** Its words are options of its own. */
+  readonly ownOptions?: true;
   /** @returns the exit code */
   run(call: Call): number | Promise<number>;
 }
@@ -98,6 +108,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   proxy: {
     help: 'caddy|nginx --lan NAME or --domain NAME [--cert FILE --key FILE]: print the configuration of a reverse proxy',
     locks: false,
+    ownOptions: true,
     run: ({ host, words }) => {
       say(proxyCommand(words, settingsOf(host)));
       return 0;
@@ -106,6 +117,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   firewall: {
     help: '[ADDRESS...] [--apply]: who may reach the port besides this machine; shown before it is applied',
     locks: true,
+    ownOptions: true,
     run: firewall,
   },
   uninstall: {
@@ -122,7 +134,7 @@ function say(line: string): void {
 function fileOf(words: readonly string[]): string {
   const [file] = words;
   if (file === undefined) throw new Error('name a file');
-  return join(process.cwd(), file).startsWith('/') && file.startsWith('/') ? file : join(process.cwd(), file);
+  return resolve(file);
 }
 
 function installedVersion(host: Host): string {
@@ -139,23 +151,24 @@ async function validate({ host, order }: Call): Promise<number> {
   return printChecks([...examine(context).map(judged), ...(await checkRunning(context))]) ? 0 : 1;
 }
 
-function restoreFrom({ host, words, order }: Call): number {
+async function restoreFrom({ host, words, order }: Call): Promise<number> {
   const file = fileOf(words);
+  undoInterrupted(host, say);
   if (host.entry(CURRENT) === undefined) throw new Error('restore: install Nox first: make install');
-  host.must(['systemctl', 'stop', 'nox-api.service', 'nox-runner.service']);
+  const stamp = timestamp(order.now);
+  const unpacked = unpack(host, file, stamp);
+  const { manifest, sandbox, fresh } = unpacked;
+  const aside = `${sandbox}.bak.${stamp}`;
   try {
-    const { manifest, aside } = restore(host, file, timestamp(order.now), (settings) => {
-      applyStep(
-        host,
-        { do: 'file', path: SETTINGS_FILE, text: settings, mode: 0o600, owner: 'root', group: 'root' },
-        '',
-      );
-    });
-    say(`restored settings, token and workspace of ${manifest.made} (${manifest.version})`);
-    say(`the workspace that was here is in ${aside}`);
-  } finally {
-    host.must(['systemctl', 'start', 'nox-runner.service', 'nox-api.service']);
+    await carryOut('restore', order, restorePlan(host, unpacked, aside), () => Promise.resolve(), false);
+  } catch (error) {
+    rmSync(fresh, { recursive: true, force: true });
+    throw error;
   }
+  say(`restored settings, token and workspace of ${manifest.made} (${manifest.version})`);
+  say(`the workspace that was here is in ${aside}`);
+  // The settings may ask for other units; and the services are to start again.
+  await ensure('install', order);
   return 0;
 }
 
@@ -213,8 +226,7 @@ async function main(): Promise<number> {
     return 2;
   }
   process.umask(0o022);
-  // These two have options of their own.
-  const own = name === 'proxy' || name === 'firewall';
+  const own = command.ownOptions === true;
   const { values, positionals } = parseArgs({
     options: OPTIONS,
     allowPositionals: true,
@@ -227,14 +239,11 @@ async function main(): Promise<number> {
     if (process.env[LOCKED] === undefined) return startLocked(name);
     writeFileSync(LOCK, `${name}, process ${String(process.pid)}\n`);
   }
-  const number = (text: string | undefined) => (text === undefined ? {} : { at: Number(text) });
-  const failAt = number(values['fail-at']).at;
-  const dieAt = number(values['die-at']).at;
   const host = new Host();
   const order: Order = {
     ...{ host, source: values.source ?? OWN_TREE, now: new Date(), say, dryRun },
-    ...(failAt === undefined ? {} : { failAt }),
-    ...(dieAt === undefined ? {} : { dieAt }),
+    ...(values['fail-at'] === undefined ? {} : { failAt: Number(values['fail-at']) }),
+    ...(values['die-at'] === undefined ? {} : { dieAt: Number(values['die-at']) }),
   };
   return command.run({ host, order, purge: values.purge, words });
 }
@@ -266,6 +275,7 @@ process.stdout.on('error', () => undefined);
 try {
   process.exitCode = await main();
 } catch (error) {
-  process.stderr.write(`nox: ${(error as Error).message}\n`);
+  const { message, code } = error as NodeJS.ErrnoException;
+  process.stderr.write(`nox: ${message}${code === 'EACCES' ? ': only root may do this (sudo)' : ''}\n`);
   process.exitCode = 1;
 }

@@ -3,24 +3,14 @@
  *
  * Prints a line for each check; ends with 1 if any fails.
  */
-import { readFileSync } from 'node:fs';
 import { fail, loadConfig, makeLog } from '../main.ts';
 import type { Executor } from '../protocol/executor.ts';
 import { openCgroup } from '../runner/cgroup.ts';
 import { runChecks, type Check } from '../runner/check.ts';
+import { escapeChecks, PROBES } from '../runner/escapes.ts';
 import { explainFailure, prepareRunner, startRunner } from '../runner/start.ts';
 import { developmentDefaults } from '../state.ts';
 import { printCheck } from './checks.ts';
-
-const PROBES = readFileSync(new URL('../runner/probes.py', import.meta.url), 'utf8');
-/** A validate that lost its probes must not pass: the issue of each is one of these lines. */
-const PROBES_MIN = 20;
-
-interface Probe {
-  readonly name: string;
-  readonly held: boolean;
-  readonly detail: string;
-}
 
 async function probe(executor: Executor): Promise<Check[]> {
   const program = { kind: 'python' as const, code: PROBES, args: [] };
@@ -32,27 +22,7 @@ async function probe(executor: Executor): Promise<Check[]> {
     if (event.stream === 'stdout') stdout += text;
     else stderr += text;
   }
-  const probes = stdout
-    .split('\n')
-    .filter(Boolean)
-    .map((line) => JSON.parse(line) as Probe);
-  const remedy = 'do not run code of others on this machine; report it as SECURITY.md says';
-  const checks = probes.map(({ name, held, detail }) => ({
-    name: `escape: ${name}`,
-    pass: held,
-    value: `${held ? 'held' : 'BROKEN'} (${detail})`,
-    remedy,
-  }));
-  const value = `${probes.length} escapes tried${stderr === '' ? '' : `; ${stderr.trim()}`}`;
-  return [
-    ...checks,
-    {
-      name: 'probes',
-      pass: probes.length >= PROBES_MIN && stderr === '',
-      value,
-      remedy: 'see the log above',
-    },
-  ];
+  return escapeChecks(stdout, stderr.trim());
 }
 
 const config = loadConfig('runner', developmentDefaults());

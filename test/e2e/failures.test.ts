@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import {
+  eventually,
   makeDirectory,
   post,
   put,
@@ -14,28 +15,9 @@ import {
   runPy,
   runSh,
   startServer,
+  withServer,
   type Server,
 } from '../support/server.ts';
-
-async function withServer(
-  options: Parameters<typeof startServer>[0],
-  use: (server: Server) => Promise<void>,
-): Promise<void> {
-  const server = await startServer(options);
-  try {
-    await use(server);
-  } finally {
-    await server.stop();
-  }
-}
-
-async function eventually(what: string, condition: () => Promise<boolean>): Promise<void> {
-  for (const deadline = Date.now() + 15_000; Date.now() < deadline;) {
-    if (await condition()) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  assert.fail(`did not come about: ${what}`);
-}
 
 const healthStatus = async (server: Server) => (await fetch(`${server.url}/health`)).status;
 

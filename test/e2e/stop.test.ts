@@ -10,15 +10,16 @@ import { createInterface } from 'node:readline';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { makeDirectory, post, put, runPy, startServer, TOKEN, type Server } from '../support/server.ts';
-
-async function eventually(what: string, condition: () => Promise<boolean> | boolean): Promise<void> {
-  for (const deadline = Date.now() + 20_000; Date.now() < deadline;) {
-    if (await condition()) return;
-    await sleep(50);
-  }
-  assert.fail(`did not come about: ${what}`);
-}
+import {
+  eventually,
+  makeDirectory,
+  post,
+  put,
+  runPy,
+  TOKEN,
+  withServer,
+  type Server,
+} from '../support/server.ts';
 
 const exists = (path: string) =>
   access(path).then(
@@ -35,18 +36,6 @@ async function begin(server: Server, seconds: number) {
   const answer = post(server, '/run_sh', lasting(seconds));
   await eventually('the run has begun', () => exists(join(server.workspace, 'begun')));
   return { answer };
-}
-
-async function withServer(
-  options: Parameters<typeof startServer>[0],
-  use: (server: Server) => Promise<void>,
-): Promise<void> {
-  const server = await startServer(options);
-  try {
-    await use(server);
-  } finally {
-    await server.stop();
-  }
 }
 
 async function exitCode(child: Server['processes'][number] | undefined): Promise<number | null> {

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { chmod, chown, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 export interface Server {
@@ -109,6 +110,30 @@ async function end(child: ChildProcess): Promise<void> {
   const timer = setTimeout(() => child.kill('SIGKILL'), 10_000);
   await exited;
   clearTimeout(timer);
+}
+
+/** A server for as long as it is used. */
+export async function withServer(
+  options: ServerOptions,
+  use: (server: Server) => Promise<void>,
+): Promise<void> {
+  const server = await startServer(options);
+  try {
+    await use(server);
+  } finally {
+    await server.stop();
+  }
+}
+
+const EVENTUALLY_MS = 20_000;
+
+/** Waits for what comes about by itself. */
+export async function eventually(what: string, condition: () => Promise<boolean> | boolean): Promise<void> {
+  for (const deadline = Date.now() + EVENTUALLY_MS; Date.now() < deadline;) {
+    if (await condition()) return;
+    await sleep(50);
+  }
+  throw new Error(`did not come about: ${what}`);
 }
 
 export interface Answer {

@@ -123,7 +123,7 @@ function plan(): Step[] {
     { do: 'share', path: '/home/nox/nox/sandbox', owner: 'nox-runner', group: 'nox' },
     { do: 'move', from: '/home/nox/nox/.venv', to: '/home/nox/nox/.venv.bak.1' },
     { do: 'remove', path: '/opt/nox/other' },
-    { do: 'services', verb: 'restart', enable: true, units: ['nox-runner.service', 'nox-api.service'] },
+    { do: 'services', verb: 'restart', units: ['nox-runner.service', 'nox-api.service'] },
   ];
 }
 

@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync }
 import { dirname, join } from 'node:path';
 import { parseSettings } from './settings.ts';
 import { SETTINGS_FILE } from './desired.ts';
-import type { Host } from './host.ts';
+import { STATE, type Host } from './host.ts';
 import type { Step } from './steps.ts';
 import { SERVICES, setAttributes } from './undo.ts';
 
@@ -73,7 +73,7 @@ interface Unpacked {
  */
 export function unpack(host: Host, file: string, stamp: string): Unpacked {
   if (!existsSync(file)) throw new Error(`restore: there is no ${file}`);
-  const dir = mkdtempSync('/var/lib/nox/.restore-');
+  const dir = mkdtempSync(`${STATE}/.restore-`);
   let fresh: string | undefined;
   try {
     const listed = host

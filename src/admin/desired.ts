@@ -1,6 +1,6 @@
 /** What the machine should be: everything that is written to it, worked out before anything is changed. */
 import { ConfigError, parseConfig, type Config } from '../config.ts';
-import type { Host } from './host.ts';
+import { STATE, type Host } from './host.ts';
 import { inheritedSettings, OLD_VENV } from './legacy.ts';
 import { logrotateText } from './logs.ts';
 import { readRelease, RELEASES, type Release } from './release.ts';
@@ -11,7 +11,7 @@ import { debianPackage, systemPython, VENV } from './venv.ts';
 
 export const SETTINGS_FILE = '/etc/default/nox-api';
 /** The last settings that worked, for a repair of the file. */
-export const SETTINGS_COPY = '/var/lib/nox/settings.good';
+export const SETTINGS_COPY = `${STATE}/settings.good`;
 const HOME = '/home/nox/nox';
 export const LOGS = `${HOME}/logs`;
 const AUDIT_FILE = `${LOGS}/audit.log`;
@@ -106,7 +106,7 @@ function readConfig(settings: string): Config {
 function directories(config: Config): Directory[] {
   const root = (path: string, mode = 0o755): Directory => ({ path, mode, ...ROOT });
   return [
-    ...[root('/opt/nox'), root('/opt/nox/bin'), root(RELEASES), root('/var/lib/nox', 0o700)],
+    ...[root('/opt/nox'), root('/opt/nox/bin'), root(RELEASES), root(STATE, 0o700)],
     // Root's, so that nobody can put a link in the place of what is in it.
     ...[root('/home/nox'), root(HOME)],
     // Set-group-id: what the runs make belongs to the group of both users.

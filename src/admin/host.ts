@@ -8,6 +8,12 @@ import { spawnSync } from 'node:child_process';
 import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 
+/**
+ * Where the administrator's commands keep their journal, their lock and the settings that worked last. Not
+ * /var/lib/nox: that is the place of a server that root has started without an installation (src/state.ts).
+ */
+export const STATE = '/var/lib/nox-admin';
+
 export interface Ran {
   readonly code: number;
   readonly stdout: string;

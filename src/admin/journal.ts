@@ -1,7 +1,7 @@
 /**
  * The journal of a command that changes the machine, and how it is undone.
  *
- * Theory of operation. A transaction is a directory below /var/lib/nox/journal. Before a step touches anything, what
+ * Theory of operation. A transaction is a directory below /var/lib/nox-admin/journal. Before a step touches anything, what
  * it will change is written there as it was (`undo.jsonl` and copies of files), and synced. When all steps have been
  * made and the result has been verified, `committed` appears. So whatever is interrupted, by an error, kill -9 or
  * loss of power, leaves a transaction without that mark: the next command finds it and undoes it, last step first.
@@ -31,10 +31,10 @@ import {
   type ServiceState,
   type Undo,
 } from './undo.ts';
-import type { Host } from './host.ts';
+import { STATE, type Host } from './host.ts';
 import type { Step } from './steps.ts';
 
-const JOURNAL = '/var/lib/nox/journal';
+const JOURNAL = `${STATE}/journal`;
 const COMMITTED = 'committed';
 /** What committed transactions of no further use leave behind, in case somebody asks. */
 const KEEP = 5;

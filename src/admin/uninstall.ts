@@ -2,7 +2,7 @@
 import { rmSync } from 'node:fs';
 import { LOGS, SETTINGS_FILE } from './desired.ts';
 import { FIREWALL_FILE } from './firewall.ts';
-import type { Host } from './host.ts';
+import { STATE, type Host } from './host.ts';
 import { UNIT_NAMES } from './units.ts';
 import { SERVICES } from './undo.ts';
 
@@ -23,7 +23,7 @@ export function uninstallPlan(
   host: Host,
   purge: boolean,
 ): { readonly remove: string[]; readonly keep: string[] } {
-  const own = ['/opt/nox', '/var/lib/nox', ...UNIT_NAMES.map((name) => `${SYSTEM}/${name}`), ...FILES];
+  const own = ['/opt/nox', STATE, ...UNIT_NAMES.map((name) => `${SYSTEM}/${name}`), ...FILES];
   const data = ['/home/nox', SETTINGS_FILE];
   const there = (paths: readonly string[]): string[] =>
     paths.filter((path) => host.entry(path) !== undefined);

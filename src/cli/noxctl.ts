@@ -12,7 +12,7 @@ import { parseConfig, type Config } from '../config.ts';
 import { applyStep } from '../admin/apply.ts';
 import { backup, restorePlan, unpack } from '../admin/backup.ts';
 import { desire, SETTINGS_FILE } from '../admin/desired.ts';
-import { Host } from '../admin/host.ts';
+import { Host, STATE } from '../admin/host.ts';
 import { isUnhardened, timestamp } from '../admin/legacy.ts';
 import { CURRENT } from '../admin/release.ts';
 import { FIREWALL_FILE, firewallText, firewallUnit, sshPorts } from '../admin/firewall.ts';
@@ -32,7 +32,7 @@ import {
 } from '../admin/verbs.ts';
 import { printChecks } from './checks.ts';
 
-const LOCK = '/var/lib/nox/lock';
+const LOCK = `${STATE}/lock`;
 const BUSY = 75;
 const LOCKED = 'LOCKED_BY_NOXCTL';
 
@@ -250,7 +250,7 @@ async function main(): Promise<number> {
 
 /** @returns the exit code of this program, started again with the lock held */
 function startLocked(name: string): number {
-  mkdirSync('/var/lib/nox', { recursive: true, mode: 0o700 });
+  mkdirSync(STATE, { recursive: true, mode: 0o700 });
   if (!existsSync(LOCK)) writeFileSync(LOCK, '', { mode: 0o600 });
   const held = readFileSync(LOCK, 'utf8').trim();
   const words = [

@@ -60,7 +60,7 @@ let machine: Machine;
 beforeEach(() => {
   const root = mkdtempSync(join(tmpdir(), 'nox-admin-'));
   machine = new Machine(root);
-  for (const dir of ['etc/default', 'etc/systemd/system', 'opt', 'home/nox/nox/sandbox', 'var/lib/nox'])
+  for (const dir of ['etc/default', 'etc/systemd/system', 'opt', 'home/nox/nox/sandbox', 'var/lib/nox-admin'])
     mkdirSync(join(root, dir), { recursive: true });
   writeFileSync(
     join(root, 'etc/passwd'),
@@ -81,7 +81,7 @@ function picture(): string[] {
     for (const name of readdirSync(Buffer.from(dir, 'latin1'), 'latin1').sort()) {
       // Names are bytes: each is one character here.
       const shown = relative(machine.root, join(dir, name));
-      if (shown === 'var/lib/nox/journal') continue;
+      if (shown === 'var/lib/nox-admin/journal') continue;
       const path = Buffer.from(join(dir, name), 'latin1');
       const stats = lstatSync(path);
       const content = stats.isSymbolicLink()
@@ -146,7 +146,7 @@ describe('the journal', () => {
       transaction.undo();
       assert.deepEqual(picture(), before);
       assert.deepEqual([...machine.active], ['nox-api.service']);
-      assert.deepEqual(readdirSync(at('/var/lib/nox/journal')), []);
+      assert.deepEqual(readdirSync(at('/var/lib/nox-admin/journal')), []);
     });
 
     test(`undoes a command that was killed in step ${until + 1}, at the next call, also if that is killed`, () => {
@@ -159,8 +159,8 @@ describe('the journal', () => {
       if (next !== undefined) transaction.record(next);
       assert.equal(interrupted(machine).length, 1);
       const log = join(
-        at('/var/lib/nox/journal'),
-        readdirSync(at('/var/lib/nox/journal'))[0] ?? '',
+        at('/var/lib/nox-admin/journal'),
+        readdirSync(at('/var/lib/nox-admin/journal'))[0] ?? '',
         'undo.jsonl',
       );
       const undos = readFileSync(log, 'utf8');
@@ -216,14 +216,14 @@ describe('the journal', () => {
       carryOut([{ do: 'file', path: '/etc/default/nox-api', text, mode: 0o600, ...NOX }], 1, transaction);
       transaction.commit(false);
     }
-    assert.equal(readdirSync(at('/var/lib/nox/journal')).length, 5);
+    assert.equal(readdirSync(at('/var/lib/nox-admin/journal')).length, 5);
   });
 
   test('is for nobody but its user to read', () => {
     const steps = plan();
     const transaction = Transaction.begin(machine, 'install', NOW);
     carryOut(steps, count, transaction);
-    const dir = at('/var/lib/nox/journal');
+    const dir = at('/var/lib/nox-admin/journal');
     assert.equal(lstatSync(dir).mode & 0o077, 0);
     for (const name of readdirSync(dir, { recursive: true }))
       assert.equal(lstatSync(join(dir, String(name))).mode & 0o077, 0, String(name));

@@ -10,7 +10,7 @@ const SLOW = { seconds: 900 };
 const SUITE = process.env['VM_SUITES'] === 'trixie' ? 'trixie' : 'bookworm';
 
 /** Everything that installation answers for, by name, kind, mode, owner, content and time. */
-const PICTURE = `for path in /opt/nox /etc /home/nox /var/lib/nox; do [ ! -e $path ] || find $path -not -path '*/logs/*' -not -name lock -not -path '/etc/ld.so*' -printf '%p %y %m %u:%g %l\\n'; done | sort
+const PICTURE = `for path in /opt/nox /etc /home/nox /var/lib/nox-admin; do [ ! -e $path ] || find $path -not -path '*/logs/*' -not -name lock -not -path '/etc/ld.so*' -printf '%p %y %m %u:%g %l\\n'; done | sort
 find /etc /home/nox /opt/nox -type f -not -path '*/logs/*' -not -path '/etc/ld.so*' -not -path '*/releases/*' -not -path '*/__pycache__/*' -print0 2>/dev/null | sort -z | xargs -0 sha256sum`;
 
 const ORIGINAL_UNIT = `[Unit]
@@ -132,7 +132,11 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
       'chown root:root /opt/nox/.venv',
       /python environment: .* does not belong to nox:nox/,
     ],
-    ['the workspace is closed', 'chmod 700 /home/nox/nox/sandbox', /directories: .* has mode 700/],
+    [
+      'the workspace is closed',
+      'chmod 700 /home/nox/nox/sandbox',
+      /directories: .* has mode 2700 instead of 2775/,
+    ],
     ['the logs are gone', 'rm -r /home/nox/nox/logs', /directories: .*logs is missing/],
     ['a user can log in', 'usermod -s /bin/bash nox-runner', /user nox-runner: login shell/],
     ['the gateway is stopped and off', 'systemctl disable --now --quiet nox-api', /services: nox-api/],
@@ -192,9 +196,12 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
     assert.match(out, /^kept: \/home\/nox$/m);
     await m.succeed('test -e /home/nox/nox/sandbox/data && test -e /etc/default/nox-api');
     const gone =
-      '/opt/nox /etc/systemd/system/nox.slice /etc/systemd/system/nox-a* /etc/systemd/system/nox-r* /etc/logrotate.d/nox /var/lib/nox';
+      '/opt/nox /etc/systemd/system/nox.slice /etc/systemd/system/nox-a* /etc/systemd/system/nox-r* /etc/logrotate.d/nox /var/lib/nox-admin';
     assert.equal((await m.execute(`ls -d ${gone} 2>/dev/null`)).stdout, '');
+    // What a server that was started without an installation keeps (src/state.ts) is not the installation's.
+    await m.succeed('install -d /var/lib/nox/sandbox && touch /var/lib/nox/token');
     await m.succeed(noxctl('uninstall --purge'), SLOW);
+    await m.succeed('test -e /var/lib/nox/token && test -d /var/lib/nox/sandbox');
     await m.fail('ls -d /home/nox');
     await m.fail('getent passwd nox nox-runner');
     assert.equal((await m.succeed('find / -xdev -user 999 2>/dev/null | head')).trim(), '');

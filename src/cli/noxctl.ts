@@ -133,7 +133,8 @@ function say(line: string): void {
 
 function fileOf(words: readonly string[]): string {
   const [file] = words;
-  if (file === undefined) throw new Error('name a file');
+  if (file === undefined)
+    throw new Error('name the file of the backup: noxctl backup FILE, noxctl restore FILE');
   return resolve(file);
 }
 
@@ -173,7 +174,8 @@ async function restoreFrom({ host, words, order }: Call): Promise<number> {
 }
 
 function settingsOf(host: Host): Config {
-  return parseConfig('gateway', asEnvironment(host.text(SETTINGS_FILE) ?? ''));
+  // As the runner, who needs no token: nor is one needed to say where the server listens.
+  return parseConfig('runner', asEnvironment(host.text(SETTINGS_FILE) ?? ''));
 }
 
 /** Without `--apply` it only shows. What is applied stays over a reboot, and goes with `systemctl disable --now nox-firewall`. */

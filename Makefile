@@ -13,7 +13,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) bash binutils-aarch64-linux-gnu binutils-x86-64
 # Unpacked, not installed: Debian starts what it installs.
 TEST_TOOLS := caddy libpopt0 logrotate nginx
 
-.PHONY: help run test check install harden rollback repair repair-v2 status uninstall validate bench test-vm build format clean packages test-packages
+.PHONY: help run test check install harden rollback repair repair-v2 status uninstall validate bench test-vm test-vm-quick deb build format clean packages test-packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -54,8 +54,16 @@ validate: packages build ## examine this machine and try to escape from a real r
 bench: test-packages build ## measure side by side, print ratios
 	@exec $(NODE) bench/main.ts
 
-test-vm: packages build ## the tests that need systemd and cgroup v2, in a virtual machine
+test-vm: packages build deb ## the tests that need systemd and cgroup v2, in virtual machines; hours. VM_SUITES=trixie: Debian 13
+	@scripts/ensure lintian
 	@exec $(NODE) --test --test-reporter=spec --test-concurrency=1 'test/vm/*.test.ts'
+
+test-vm-quick: packages build ## a quick part of them
+	@exec $(NODE) --test --test-reporter=spec test/vm/quick.test.ts
+
+deb: packages build ## the Debian package, in dist-deb/: apt-get install ./dist-deb/nox_*.deb
+	@rm -rf dist-deb
+	@$(NODE) scripts/make-deb.ts
 
 format: packages node_modules/.package-lock.json ## format all files
 	@$(NODE) node_modules/prettier/bin/prettier.cjs --write --log-level warn .
@@ -78,4 +86,4 @@ test-packages:
 	@scripts/fetch-test-tools $(TEST_TOOLS)
 
 clean: ## take away what was built and installed here
-	rm -rf dist node_modules .cache
+	rm -rf dist dist-deb node_modules .cache

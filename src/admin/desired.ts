@@ -15,7 +15,8 @@ export const SETTINGS_COPY = `${STATE}/settings.good`;
 const HOME = '/home/nox/nox';
 export const LOGS = `${HOME}/logs`;
 const AUDIT_FILE = `${LOGS}/audit.log`;
-const SYSTEM_PACKAGES = ['bubblewrap', 'python3', 'python3-venv', 'libatomic1', 'logrotate'];
+/** Debian packages that Nox needs. */
+export const SYSTEM_PACKAGES = ['bubblewrap', 'python3', 'python3-venv', 'libatomic1', 'logrotate'];
 
 export interface File extends Attributes {
   readonly path: string;

@@ -43,7 +43,9 @@ export function packages(): Fact {
         missing(context).map((name) => `${name} is missing`),
         context.desired.packages.join(' '),
       ),
-    plan: (context) => [{ do: 'packages', names: missing(context) }],
+    // Within an installation by dpkg, which holds its own lock (deb-postinst(5)), there is no other.
+    plan: (context) =>
+      process.env['DPKG_MAINTSCRIPT_NAME'] === undefined ? [{ do: 'packages', names: missing(context) }] : [],
   });
 }
 

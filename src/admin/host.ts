@@ -112,6 +112,14 @@ export class Host {
     return { code: result.status ?? -1, stdout: stdout ?? '', stderr: reason + (stderr ?? '') };
   }
 
+  /** Runs a program as a user of the machine, with no privilege to win. */
+  runAs(owner: string, group: string, argv: readonly string[], options: RunOptions = {}): Ran {
+    const drop = ['setpriv', `--reuid=${owner}`, `--regid=${group}`, '--clear-groups', '--no-new-privs'];
+    // In a trial root there are no such users, and no privilege to give up.
+    const words = this.root === '' ? [...drop, '--inh-caps=-all', '--reset-env', ...argv] : argv;
+    return this.run(words, { env: { HOME: '/nonexistent' }, ...options });
+  }
+
   /** @throws Error with the command, how it ended and what it said */
   must(argv: readonly string[], options: RunOptions = {}): string {
     const { code, stdout, stderr } = this.run(argv, options);

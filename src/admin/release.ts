@@ -71,29 +71,47 @@ function filesBelow(directory: string): string[] {
   });
 }
 
-/** @throws Error where the source was not built */
+/**
+ * A source that is a release itself (an installed one, what the Debian package has unpacked) is what its manifest
+ * says, also where it was damaged since: so that the damage is seen, and not installed.
+ *
+ * @throws Error where the source was not built
+ */
 export function readRelease(source: string): Release {
-  if (!existsSync(join(source, 'dist/cli/noxctl.js')))
+  const release = existsSync(join(source, MANIFEST));
+  if (!release && !existsSync(join(source, 'dist/cli/noxctl.js')))
     throw new Error(
       `${source} is no built tree of Nox: type make build there, or name another with --source`,
     );
-  const manifest = Object.fromEntries(
-    [...files(source)].sort(([a], [b]) => (a < b ? -1 : 1)).map(([path, from]) => [path, sha256(from)]),
-  );
+  const manifest = release
+    ? (JSON.parse(readFileSync(join(source, MANIFEST), 'utf8')) as Manifest)
+    : Object.fromEntries(
+        [...files(source)].sort(([a], [b]) => (a < b ? -1 : 1)).map(([path, from]) => [path, sha256(from)]),
+      );
   const { version } = JSON.parse(readFileSync(join(source, 'package.json'), 'utf8')) as { version: string };
   const content = createHash('sha256').update(JSON.stringify(manifest)).digest('hex').slice(0, 12);
   return { version, id: `${version}-${content}`, source, manifest };
 }
 
-/** Copies a release whole, root's and nobody else's to write. */
+/**
+ * Copies a release whole, root's and nobody else's to write.
+ *
+ * @throws Error naming a file of the source that is not what it should be
+ */
 export function copyRelease(host: Host, source: string, path: string): void {
   const target = host.at(path);
   rmSync(target, { recursive: true, force: true });
   const { manifest } = readRelease(source);
-  for (const [name, from] of files(source)) {
+  const from = files(source);
+  for (const [name, hash] of Object.entries(manifest)) {
+    const file = from.get(name);
+    if (file === undefined || sha256(file) !== hash)
+      throw new Error(
+        `${join(source, name)} ${file === undefined ? 'is missing' : 'was changed'}: there is nothing to copy it from; name a whole tree with --source (a clone in which make build was typed), or reinstall the package`,
+      );
     const to = join(target, name);
     mkdirSync(dirname(to), { recursive: true, mode: 0o755 });
-    copyFileSync(from, to);
+    copyFileSync(file, to);
     chmodSync(to, EXECUTABLE.has(name) ? 0o755 : 0o644);
   }
   writeFileSync(join(target, MANIFEST), JSON.stringify(manifest), { mode: 0o644, flush: true });
@@ -142,8 +160,18 @@ function entriesBelow(directory: string): string[] {
 }
 
 const PIECE = 4 * 1024 * 1024;
+/** One command asks several times; what root can change without a trace in these is root's own affair. */
+const known = new Map<string, string>();
 
 function sha256(path: string): string {
+  const { dev, ino, size, ctimeNs } = lstatSync(path, { bigint: true });
+  const key = [dev, ino, size, ctimeNs].join(' ');
+  const hash = known.get(key) ?? hashOf(path);
+  known.set(key, hash);
+  return hash;
+}
+
+function hashOf(path: string): string {
   const hash = createHash('sha256');
   const piece = Buffer.allocUnsafe(PIECE);
   const fd = openSync(path, 'r');

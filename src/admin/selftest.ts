@@ -3,6 +3,8 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { reachedAt } from '../addresses.ts';
 import type { Config } from '../config.ts';
+import { RUNNER_USER } from './fact.ts';
+import type { Host } from './host.ts';
 import { VENV } from './venv.ts';
 
 const READY_SECONDS = 30;
@@ -34,7 +36,7 @@ export async function health(config: Config): Promise<{ readonly ok: boolean; re
  * @returns a line for each call that was made
  * @throws Error naming the call that went wrong, what came and what should have come
  */
-export async function selfTest(config: Config): Promise<string[]> {
+export async function selfTest(host: Host, config: Config): Promise<string[]> {
   const end = Date.now() + READY_SECONDS * 1000;
   for (let state = await health(config); !state.ok; state = await health(config)) {
     if (Date.now() > end) throw new Error(`self-test: GET /health: ${state.said}`);
@@ -49,9 +51,12 @@ export async function selfTest(config: Config): Promise<string[]> {
   try {
     const shell = await client.run('/run_sh', { cmd: ['cat', file] });
     expect('/run_sh', shell, { returncode: 0, stdout: 'hello\n', stderr: '' });
-  } finally {
     const python = await client.run('/run_py', { code: PYTHON, args: [name] });
     expect('/run_py', python, { returncode: 0, stdout: `${VENV} hello\n`, stderr: '' });
+  } catch (error) {
+    // As the runs' own user: whatever a run has put in its place meanwhile, nothing is lost that a run could not lose.
+    host.runAs(RUNNER_USER, 'nox', ['rm', '-rf', '--', `${config.sandbox}/${name}`]);
+    throw error;
   }
   return ['self-test: /health, /put, /run_sh, /run_py answer as they should'];
 }

@@ -59,6 +59,7 @@ export function uninstall(host: Host, purge: boolean, say: (line: string) => voi
   for (const path of keep) say(`kept: ${path}`);
   if (keep.length > 0) {
     say(`kept: the users nox and nox-runner, to whom files in ${LOGS.replace(/\/logs$/, '')} belong`);
-    say('to take these away as well: noxctl uninstall --purge');
+    const byPackage = process.env['DPKG_MAINTSCRIPT_NAME'] !== undefined;
+    say(`to take these away as well: ${byPackage ? 'apt-get purge nox' : 'noxctl uninstall --purge'}`);
   }
 }

@@ -47,7 +47,7 @@ export async function checkRunning({ host, desired }: Context): Promise<Check[]>
     },
   ];
   if (!said.ok) return checks;
-  return [...checks, await calls(config), ...(await escapes(config))];
+  return [...checks, await calls({ host, desired }), ...(await escapes(config))];
 }
 
 function hardening(host: Host): Check {
@@ -125,10 +125,10 @@ function socket(host: Host): Check {
   };
 }
 
-async function calls(config: Context['desired']['config']): Promise<Check> {
+async function calls({ host, desired }: Pick<Context, 'host' | 'desired'>): Promise<Check> {
   const remedy = 'journalctl -u nox-runner -u nox-api says why; make repair';
   try {
-    return { name: 'calls', pass: true, value: (await selfTest(config)).join(' '), remedy };
+    return { name: 'calls', pass: true, value: (await selfTest(host, desired.config)).join(' '), remedy };
   } catch (error) {
     return { name: 'calls', pass: false, value: (error as Error).message, remedy };
   }

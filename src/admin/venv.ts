@@ -13,14 +13,6 @@ export const VENV = '/opt/nox/.venv';
 export const VENV_RECORD = '/opt/nox/venv.json';
 const PIP_SECONDS = 1800;
 
-/** Runs a program as a user of the machine, with no privilege to win. */
-function asUser(host: Host, owner: string, group: string, argv: readonly string[], stdin = ''): Ran {
-  const drop = ['setpriv', `--reuid=${owner}`, `--regid=${group}`, '--clear-groups', '--no-new-privs'];
-  // In a trial root there are no such users, and no privilege to give up.
-  const words = host.root === '' ? [...drop, '--inh-caps=-all', '--reset-env', ...argv] : argv;
-  return host.run(words, { stdin, seconds: PIP_SECONDS, env: { HOME: '/nonexistent' } });
-}
-
 function must(result: Ran, what: string): string {
   if (result.code === 0) return result.stdout;
   const said = (result.stderr.trim() || result.stdout.trim()).split('\n').slice(-12).join('\n');
@@ -33,7 +25,8 @@ export function buildVenv(host: Host, plan: VenvPlan): void {
   rmSync(real, { recursive: true, force: true });
   mkdirSync(real, { mode: 0o755 });
   setAttributes(real, { mode: 0o755, uid: host.userId(owner), gid: host.groupId(group) });
-  const as = (argv: readonly string[], stdin?: string) => asUser(host, owner, group, argv, stdin);
+  const as = (argv: readonly string[], stdin = '') =>
+    host.runAs(owner, group, argv, { stdin, seconds: PIP_SECONDS });
   const system = plan.index === '' ? ['--system-site-packages'] : [];
   must(as([python, '-I', '-m', 'venv', ...system, real]), `build a Python environment at ${staging}`);
   if (plan.from !== undefined) bringPackages(host, plan, as);
@@ -95,7 +88,7 @@ function bringPackages(
 export function questionVenv(host: Host, owner: string, group: string, path: string): string {
   const code = 'import sys; print(sys.prefix, "%d.%d.%d" % sys.version_info[:3])';
   return must(
-    asUser(host, owner, group, [host.at(join(path, 'bin/python3')), '-I', '-c', code]),
+    host.runAs(owner, group, [host.at(join(path, 'bin/python3')), '-I', '-c', code]),
     `${path}/bin/python3`,
   ).trim();
 }

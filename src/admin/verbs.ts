@@ -2,7 +2,7 @@
  * install, harden, repair, repair-v2, rollback: each finds out what is not as it should be, makes a plan of it, and
  * carries it out as one transaction that is undone when anything fails, the self-test at its end included.
  */
-import { desire, SETTINGS_COPY, SETTINGS_FILE, type Desired } from './desired.ts';
+import { desire, SETTINGS_COPY, SETTINGS_FILE } from './desired.ts';
 import type { Context, Fact, Finding, Judged } from './fact.ts';
 import { FACTS, RESTART } from './facts.ts';
 import { applyStep } from './apply.ts';
@@ -69,7 +69,7 @@ export async function ensure(verb: Verb, order: Order): Promise<void> {
     return;
   }
   if (planned.length > 0) await carryOut(verb, order, planned, () => verify(context, say), unhardened);
-  else await test(context.desired, say);
+  else await test(context, say);
   if (unhardened) say('the way back: make rollback');
   keepGoodSettings(context);
   if (verb.startsWith('repair')) writeRepairReport(context, verb, broken, planned);
@@ -132,11 +132,11 @@ async function verify(context: Context, say: (line: string) => void): Promise<vo
   const left = examine(context).filter(({ finding }) => !finding.pass);
   if (left.length > 0)
     throw new Error(left.map(({ fact, finding }) => `${fact.name}: ${finding.value}`).join('\n'));
-  await test(context.desired, say);
+  await test(context, say);
 }
 
-async function test(desired: Desired, say: (line: string) => void): Promise<void> {
-  for (const line of await selfTest(desired.config)) say(line);
+async function test({ host, desired }: Context, say: (line: string) => void): Promise<void> {
+  for (const line of await selfTest(host, desired.config)) say(line);
 }
 
 /** Not a part of the transaction: it only tells which settings have been seen to work. */

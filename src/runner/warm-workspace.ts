@@ -17,8 +17,9 @@ const PIN_IDLE_MS = 100;
 const PIN_RUNS = 16;
 
 interface Kept {
-  readonly promise: Promise<Cell>;
+  readonly slot: number;
   readonly warm: boolean;
+  readonly promise: Promise<Cell>;
   readonly used: number;
   cell?: Cell;
 }
@@ -30,8 +31,12 @@ export class WarmWorkspace {
   running = 0;
   lastUsed = performance.now();
   failed = false;
-  readonly #kept = new Map<number, Kept>();
-  /** Slots whose run has ended just now. While one lives no cell is made for the next: they would share a network. */
+  /**
+   * One of each kind for a slot that runs both, as agents do that take turns between commands and code; what is not
+   * used for a while goes. All of a slot share a network, so what one run leaves there ends those that wait.
+   */
+  readonly #kept = new Map<string, Kept>();
+  /** Slots whose run has ended just now. */
   readonly #coming = new Map<number, NodeJS.Timeout>();
   #runs = 0;
   #pinned: boolean;
@@ -74,16 +79,13 @@ export class WarmWorkspace {
     if (this.#runs % LOOK_EVERY_RUNS === 0) this.look();
     clearTimeout(this.#coming.get(slot));
     this.#coming.delete(slot);
-    const kept = this.#kept.get(slot);
-    this.#kept.delete(slot);
-    if (kept?.warm === warm) {
-      if (kept.cell === undefined) return kept.promise;
-      if (kept.cell.usable) return kept.cell;
-    } else if (kept !== undefined) void kept.promise.then(discard, () => undefined);
-    return this.zygote.cell(slot, warm);
+    const kept = this.#kept.get(keyOf(slot, warm));
+    this.#kept.delete(keyOf(slot, warm));
+    if (kept !== undefined && kept.cell === undefined) return kept.promise;
+    return kept?.cell?.usable === true ? kept.cell : this.zygote.cell(slot, warm);
   }
 
-  /** Ends what `take` began; the next run of the slot is expected to be of the same kind. */
+  /** Ends what `take` began; another run of the kind is expected in the slot. */
   release(slot: number, warm: boolean): void {
     this.running -= 1;
     this.lastUsed = performance.now();
@@ -91,6 +93,7 @@ export class WarmWorkspace {
       if (this.running === 0) this.zygote.kill();
       return;
     }
+    if (this.zygote.isDirty(slot)) this.#dropCells((kept) => kept.slot === slot);
     const timer = setTimeout(() => {
       this.#coming.delete(slot);
       this.#prepare(slot, warm);
@@ -100,15 +103,19 @@ export class WarmWorkspace {
   }
 
   prepareLike(other: WarmWorkspace): void {
-    for (const [slot, { warm }] of other.#kept) this.#prepare(slot, warm);
+    for (const { slot, warm } of other.#kept.values()) this.#prepare(slot, warm);
   }
 
   dropIdleCells(before: number): void {
     const [newest] = [...this.#kept.values()].sort((a, b) => b.used - a.used);
-    for (const [slot, kept] of this.#kept) {
-      if (kept === newest || kept.used > before || kept.cell === undefined) continue;
-      this.#kept.delete(slot);
-      kept.cell.kill();
+    this.#dropCells((kept) => kept !== newest && kept.used <= before && kept.cell !== undefined);
+  }
+
+  #dropCells(which: (kept: Kept) => boolean): void {
+    for (const [key, kept] of this.#kept) {
+      if (!which(kept)) continue;
+      this.#kept.delete(key);
+      void kept.promise.then(discard, () => undefined);
     }
   }
 
@@ -130,11 +137,12 @@ export class WarmWorkspace {
   }
 
   #prepare(slot: number, warm: boolean): void {
-    if (this.#retired || this.#kept.has(slot) || !this.zygote.alive) return;
-    const kept: Kept = { promise: this.zygote.cell(slot, warm), warm, used: performance.now() };
-    this.#kept.set(slot, kept);
+    const key = keyOf(slot, warm);
+    if (this.#retired || this.#kept.has(key) || !this.zygote.alive) return;
+    const kept: Kept = { slot, warm, promise: this.zygote.cell(slot, warm), used: performance.now() };
+    this.#kept.set(key, kept);
     const forget = () => {
-      if (this.#kept.get(slot) === kept) this.#kept.delete(slot);
+      if (this.#kept.get(key) === kept) this.#kept.delete(key);
     };
     kept.promise.then((cell) => {
       kept.cell = cell;
@@ -156,6 +164,8 @@ export class WarmWorkspace {
       }, PIN_IDLE_MS).unref();
   }
 }
+
+const keyOf = (slot: number, warm: boolean): string => `${slot} ${warm ? 'warm' : 'bare'}`;
 
 /** One that comes too late belongs to nobody. */
 export function discard(cell: Cell): void {

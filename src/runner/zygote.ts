@@ -148,6 +148,11 @@ export class Zygote {
     });
   }
 
+  /** Whether a run has left a socket in the network of its lane, which the next cell of the lane will not have. */
+  isDirty(lane: number): boolean {
+    return this.#dirty.has(lane);
+  }
+
   /** There is time for it to learn which pages its runs write. */
   pin(): void {
     this.#send('pin\n');

@@ -667,7 +667,15 @@ for _ in range(10):
     for x in (a, b): x.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [l.fileno(), u.fileno(), d.fileno(), a.fileno(), b.fileno()]))])
     a.close(); b.close()
 os.write(1, b'bound'); os._exit(0)`;
-  for (let round = 0; round < 10; round += 1) assert.equal(await inside(single, code), 'bound');
+  for (let round = 0; round < 5; round += 1) assert.equal(await inside(single, code), 'bound');
+  // The sandboxes that wait for the two kinds of runs share the network of their slot.
+  // Few at a time: what the kernel has not collected yet counts for the user (unix(7): ETOOMANYREFS).
+  const few = code.replace('range(10)', 'range(1)');
+  for (let round = 0; round < 5; round += 1) {
+    const { body } = await runSh(single, ['/usr/bin/python3', '-c', few]);
+    assert.deepEqual([body.stdout, body.stderr], ['bound', '']);
+    assert.equal(await inside(single, few), 'bound');
+  }
 });
 
 test('leaves daemons for the next run of its slot: that one sees no process but its own', async () => {

@@ -1,6 +1,7 @@
 /** The administrator's commands on a directory that looks like a machine: what is changed, and what is left when it fails. */
 import assert from 'node:assert/strict';
 import {
+  copyFileSync,
   chmodSync,
   linkSync,
   lstatSync,
@@ -433,6 +434,11 @@ test('a release is whole, or says what is wrong with it', () => {
   assert.match(found, /noxctl\.js was changed/);
   assert.match(found, /bin\/node is missing/);
   assert.match(found, /dist\/more\.js does not belong there/);
+  // As a source it is still what it was, and gives nothing that it is not.
+  assert.equal(readRelease(at('/opt/it')).id, release.id);
+  assert.throws(() => copyRelease(machine, at('/opt/it'), '/opt/second'), /bin\/node is missing: there is/);
+  copyFileSync(join(source, 'node_modules/node/bin/node'), at('/opt/it/bin/node'));
+  assert.throws(() => copyRelease(machine, at('/opt/it'), '/opt/second'), /noxctl\.js was changed: there is/);
   rmSync(join(source, 'dist'), { recursive: true });
   assert.throws(() => readRelease(source), /no built tree of Nox/);
 });

@@ -15,6 +15,7 @@ packages=(
   systemd systemd-sysv dbus udev libpam-systemd linux-image-cloud-amd64 initramfs-tools kmod
   apt debian-archive-keyring ca-certificates login passwd util-linux procps iproute2 e2fsprogs
   bubblewrap python3 python3-venv perl curl make logrotate
+  nginx caddy openssl nftables openssh-server # what stands around Nox on a server; the proxies are started by their test
   libatomic1 # Node's own build links against it, and Debian installs it with a compiler only
 )
 
@@ -97,6 +98,7 @@ if [ -d /usr/local/share/ca-certificates ]; then
   chroot "$root" update-ca-certificates >/dev/null 2>&1
 fi
 chroot "$root" systemctl --quiet enable nox-vm-agent.service systemd-networkd.service
+chroot "$root" systemctl --quiet disable nginx.service caddy.service
 chroot "$root" systemctl --quiet mask serial-getty@ttyS0.service getty@tty1.service \
   systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
   e2scrub_reap.service fstrim.timer dpkg-db-backup.timer man-db.timer \

@@ -111,9 +111,13 @@ export class Machine {
     this.#limit.unref();
   }
 
+  get #disk(): string {
+    return join(this.#directory, 'root.qcow2');
+  }
+
   #prepare(image: string, modules: string): string[] {
     const { memory = 2048, cpus = 2, disks = [], network = false } = this.#options;
-    const overlay = join(this.#directory, 'root.qcow2');
+    const overlay = this.#disk;
     const base = ['-q', '-f', 'qcow2', '-F', 'raw', '-b', join(image, 'disk.ext4')];
     execFileSync('qemu-img', ['create', ...base, overlay]);
     // Emulation works everywhere; KVM does not on every host that has /dev/kvm.
@@ -259,6 +263,18 @@ export class Machine {
     const exit = exited(qemu);
     qemu.kill('SIGKILL');
     await exit;
+  }
+
+  /** Keeps the disk as it is, under a name, for `revert`; leaves the machine switched off. */
+  async checkpoint(name: string): Promise<void> {
+    await this.shutdown();
+    execFileSync('qemu-img', ['snapshot', '-c', name, this.#disk]);
+  }
+
+  /** Puts the disk back to a checkpoint, whatever the machine is doing; leaves the machine switched off. */
+  async revert(name: string): Promise<void> {
+    await this.powerCut();
+    execFileSync('qemu-img', ['snapshot', '-a', name, this.#disk]);
   }
 
   /** Throws the machine away, with its disks; to be called at the end of each test file. */

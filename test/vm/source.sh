@@ -45,7 +45,7 @@ flock -u 9
 mkdir -p "$work/tree/node_modules"
 {
   git ls-files -co --exclude-standard -z
-  for built in dist sdk/dist console/dist; do [ ! -d "$built" ] || printf '%s\0' "$built"; done
+  for built in dist dist-deb; do [ ! -d "$built" ] || printf '%s\0' "$built"; done
 } | while IFS= read -r -d '' path; do
   # What was deleted and not yet committed is still listed.
   if [ -e "$path" ] || [ -L "$path" ]; then printf '%s\0' "$path"; fi

@@ -1,0 +1,59 @@
+/** The part of these tests that fits into every run of CI: one machine, through the main turns of its life. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { noxctl, python, SLOW, start, works } from './nox.ts';
+
+const HOUR = 3_600_000;
+
+test('a machine, from bare to hardened and through its accidents', { timeout: HOUR }, async (t) => {
+  const m = await start();
+  t.after(() => m.stop());
+
+  await t.test(
+    'the power is cut in the middle of an installation: the next one undoes it, and installs',
+    async () => {
+      m.execute(noxctl('install'), SLOW).catch(() => undefined);
+      await m.waitUntilSucceeds('test -e /opt/nox/.venv.new || test -e /opt/nox/.venv');
+      await sleep(2000);
+      await m.powerCut();
+      await m.start();
+      const out = await m.succeed(noxctl('install'), SLOW);
+      assert.match(out, /^undone: install of .*, which was interrupted$/m);
+      assert.match(out, /self-test: .* answer as they should/);
+      await works(m);
+    },
+  );
+
+  await t.test('validate passes, escapes from a real run included', async () => {
+    const out = await m.succeed('/opt/nox/bin/noxctl validate', SLOW);
+    assert.match(out, /^\d+ passed, 0 failed$/m);
+    assert.match(out, /escape: /);
+  });
+
+  await t.test('the memory limit is the cgroup’s, and named', async () => {
+    const hog = await python(
+      m,
+      'import mmap\nx = mmap.mmap(-1, 900 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)',
+    );
+    assert.notEqual(hog.returncode, 0);
+    assert.match(hog.stderr, /memory_limit|Killed|memory/i);
+  });
+
+  await t.test('three damages at once are found, named with a remedy, and mended', async () => {
+    await m.succeed(
+      'chmod 644 /etc/default/nox-api; sed -i /MemoryDeny/d /etc/systemd/system/nox-api.service; systemctl stop nox-runner',
+    );
+    const found = (await m.fail(noxctl('validate'), SLOW)).stdout;
+    for (const name of ['settings', 'units', 'services'])
+      assert.match(found, new RegExp(`^FAIL {2}${name}`, 'm'));
+    assert.match(found, /^ {6}remedy: /m);
+    await m.succeed(noxctl('repair'), SLOW);
+    assert.match(await m.succeed('cat /home/nox/nox/logs/last_repair_report.md'), /every check passes/);
+  });
+
+  await t.test('a reboot brings both services up', async () => {
+    await m.reboot();
+    await works(m);
+  });
+});

@@ -1,0 +1,67 @@
+/** A machine of the original system is hardened: with everything that it had, back again, or not at all. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { makeOriginal, noxctl, originalWorks, picture, python, SLOW, start } from './nox.ts';
+
+const HOURS = 3_600_000;
+
+test('a machine of the original system', { timeout: 4 * HOURS }, async (t) => {
+  const m = await start();
+  t.after(() => m.stop());
+  await makeOriginal(m);
+  const before = await picture(m);
+  const mainPid = () => m.succeed('systemctl show -P MainPID nox-api');
+  const pid = await mainPid();
+
+  async function asBefore(): Promise<void> {
+    assert.equal(await picture(m), before);
+    await originalWorks(m);
+  }
+
+  await t.test(
+    'harden that fails at any step leaves everything as it was, and the service up',
+    async (t2) => {
+      const plan = await m.succeed(noxctl('harden --dry-run'), SLOW);
+      assert.doesNotMatch(plan, /the-old-token/);
+      const steps = plan.split('\n').filter((line) => line.startsWith('would '));
+      assert(steps.length > 15, plan);
+      const restart = steps.findIndex((line) => line.startsWith('would restart'));
+      assert(restart > 0);
+      for (const [at, step] of [...steps, 'verification'].entries()) {
+        await t2.test(`${String(at)}: ${step}`, async () => {
+          const failed = await m.fail(noxctl(`harden --fail-at=${String(at)}`), SLOW);
+          assert.match(failed.stderr, /told to fail here\neverything is as it was before/);
+          await asBefore();
+          // Until the last moment the old service has not even been restarted.
+          if (at <= restart) assert.equal(await mainPid(), pid);
+        });
+      }
+    },
+  );
+
+  await t.test('harden takes it over: same token, same files, same address', async () => {
+    const out = await m.succeed(noxctl('harden'), SLOW);
+    assert.doesNotMatch(out, /the-old-token/);
+    assert.equal((await m.succeed('. /etc/default/nox-api; echo $NOX_API_TOKEN')).trim(), 'the-old-token');
+    await m.succeed('test -d /home/nox/nox/.venv.bak.2* && test ! -e /home/nox/nox/.venv');
+    assert.equal((await m.succeed('stat -c %U:%G /opt/nox/.venv')).trim(), 'nox:nox');
+    const run = await python(
+      m,
+      'import brought_along; print(open("old.txt").read(), brought_along.ANSWER); open("old.txt", "a")',
+    );
+    assert.equal(run.stdout, 'kept\n 42\n');
+  });
+
+  await t.test('harden again changes nothing', async () => {
+    const hardened = await picture(m);
+    assert.match(await m.succeed(noxctl('harden'), SLOW), /nothing to change/);
+    assert.equal(await picture(m), hardened);
+  });
+
+  await t.test('rollback brings all of it back, and harden works again', async () => {
+    await m.succeed(noxctl('rollback'), SLOW);
+    await asBefore();
+    await m.succeed(noxctl('harden'), SLOW);
+    assert.equal((await python(m, 'print(1)')).stdout, '1\n');
+  });
+});

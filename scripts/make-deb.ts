@@ -25,15 +25,16 @@ import { Host } from '../src/admin/host.ts';
 import { copyRelease, readRelease } from '../src/admin/release.ts';
 
 const SOURCE = join(import.meta.dirname, '..');
-const PARTS = join(SOURCE, 'deploy/deb');
+const PARTS = join(SOURCE, 'scripts/deb');
 const OUT = join(SOURCE, 'dist-deb');
 /** What Node's own build is linked to, besides libatomic1. */
-const MAINTAINER = 'Nox <nox@localhost>';
 const LIBRARIES = ['libc6 (>= 2.28)', 'libgcc-s1', 'libstdc++6'];
 
 const say = (program: string, ...args: string[]) =>
   execFileSync(program, args, { cwd: SOURCE, encoding: 'utf8' }).trim();
 
+const { DEBFULLNAME = 'Nox', DEBEMAIL = say('git', 'log', '-1', '--format=%ae') } = process.env;
+const MAINTAINER = `${DEBFULLNAME} <${DEBEMAIL}>`;
 /** Of the last commit: packages of one commit are the same, and a later one is newer. */
 const committed = Number(say('git', 'log', '-1', '--format=%ct'));
 const date = new Date(committed * 1000);
@@ -85,9 +86,9 @@ Recommends: systemd
 Section: net
 Priority: optional
 Description: server that runs other people's code on your own machine, safely
- Nox takes programs over an HTTP API behind a bearer token, runs each in a sandbox
- of its own (namespaces, seccomp, limits) and hands back what it printed, in
- milliseconds. No Docker, no KVM, no root daemon.
+ Nox takes programs over an HTTP API behind a bearer token, runs each in a
+ sandbox of its own (namespaces, seccomp, limits) and hands back what it
+ printed, in milliseconds. No Docker, no KVM, no root daemon.
  .
  The package installs two hardened systemd services. The token is in
  /etc/default/nox-api; noxctl(8) is the administrator's command.

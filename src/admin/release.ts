@@ -42,12 +42,18 @@ interface Lock {
   readonly packages: Readonly<Record<string, { readonly dev?: boolean; readonly optional?: boolean }>>;
 }
 
+/** Of what npm's packages bring: what Node loads, and the licences. */
+const LOADED = /\.([cm]?js|json|node)$|^(licen[cs]e|copying|notice)/i;
+const ASIDE = new Set(['test', 'tests', 'docs', 'example', 'examples', 'benchmark', 'benchmarks', 'integration']);
+
 /** Where each file of a release comes from, by its path in the release. */
 function files(source: string): Map<string, string> {
   const found = new Map<string, string>();
-  const add = (path: string, as = path) => {
-    for (const file of filesBelow(join(source, path)))
-      found.set(join(as, relative(join(source, path), file)), file);
+  const add = (path: string, wanted: (parts: readonly string[]) => boolean = () => true) => {
+    for (const file of filesBelow(join(source, path))) {
+      const name = relative(join(source, path), file);
+      if (wanted(name.split('/'))) found.set(join(path, name), file);
+    }
   };
   add('dist');
   for (const name of ['package.json', 'package-lock.json']) found.set(name, join(source, name));
@@ -56,7 +62,8 @@ function files(source: string): Map<string, string> {
   else found.set('bin/node', join(source, 'node_modules/node/bin/node'));
   const lock = JSON.parse(readFileSync(join(source, 'package-lock.json'), 'utf8')) as Lock;
   for (const [path, { dev }] of Object.entries(lock.packages))
-    if (path !== '' && dev !== true && existsSync(join(source, path))) add(path);
+    if (path !== '' && dev !== true && existsSync(join(source, path)))
+      add(path, (parts) => LOADED.test(parts.at(-1) ?? '') && !parts.some((part) => ASIDE.has(part)));
   return found;
 }
 

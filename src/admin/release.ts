@@ -166,7 +166,8 @@ function entriesBelow(directory: string): string[] {
   ];
 }
 
-const PIECE = 4 * 1024 * 1024;
+/** One for all: there are thousands of files. */
+const piece = Buffer.allocUnsafe(1024 * 1024);
 /** One command asks several times; what root can change without a trace in these is root's own affair. */
 const known = new Map<string, string>();
 
@@ -180,7 +181,6 @@ function sha256(path: string): string {
 
 function hashOf(path: string): string {
   const hash = createHash('sha256');
-  const piece = Buffer.allocUnsafe(PIECE);
   const fd = openSync(path, 'r');
   try {
     for (let size = readSync(fd, piece); size > 0; size = readSync(fd, piece))

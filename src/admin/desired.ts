@@ -1,7 +1,7 @@
 /** What the machine should be: everything that is written to it, worked out before anything is changed. */
 import { ConfigError, parseConfig, type Config } from '../config.ts';
 import { STATE, type Host } from './host.ts';
-import { inheritedSettings, OLD_VENV } from './legacy.ts';
+import { inheritedSettings, OLD_VENV, withoutOldPython } from './legacy.ts';
 import { logrotateText } from './logs.ts';
 import { readRelease, RELEASES, type Release } from './release.ts';
 import { asEnvironment, completeSettings, mendSettings, newToken, requirements } from './settings.ts';
@@ -54,7 +54,7 @@ export function desire(host: Host, source: string): Desired {
   const good = host.text(SETTINGS_COPY);
   const mended = mendSettings(now, good);
   const settings = completeSettings(
-    mended,
+    mended === undefined ? undefined : withoutOldPython(mended),
     { NOX_AUDIT_FILE: AUDIT_FILE, ...inheritedSettings(host) },
     newToken,
   );

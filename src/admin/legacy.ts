@@ -3,7 +3,7 @@
  * environment of the runs in the user's home.
  */
 import type { Host } from './host.ts';
-import { parseSettings } from './settings.ts';
+import { editSettings, parseSettings } from './settings.ts';
 
 export const API_UNIT = '/etc/systemd/system/nox-api.service';
 export const OLD_VENV = '/home/nox/nox/.venv';
@@ -33,6 +33,12 @@ export function inheritedSettings(host: Host): Record<string, string> {
   if (address !== undefined && !address.includes('$')) found['NOX_BIND_ADDR'] = address;
   if (port !== undefined) found['NOX_PORT'] = port;
   return Object.fromEntries(Object.entries(found).filter(([name]) => name.startsWith('NOX_')));
+}
+
+/** An interpreter that was named in the old environment will not be there: the default is the new one. */
+export function withoutOldPython(settings: string): string {
+  const python = parseSettings(settings)['NOX_PYTHON'] ?? '';
+  return python.startsWith(`${OLD_VENV}/`) ? editSettings(settings, { NOX_PYTHON: undefined }) : settings;
 }
 
 /** `20250813105958`: the local time of the machine, as the reference names its backups. */

@@ -44,7 +44,16 @@ interface Lock {
 
 /** Of what npm's packages bring: what Node loads, and the licences. */
 const LOADED = /\.([cm]?js|json|node)$|^(licen[cs]e|copying|notice)/i;
-const ASIDE = new Set(['test', 'tests', 'docs', 'example', 'examples', 'benchmark', 'benchmarks', 'integration']);
+const ASIDE = new Set([
+  'test',
+  'tests',
+  'docs',
+  'example',
+  'examples',
+  'benchmark',
+  'benchmarks',
+  'integration',
+]);
 
 /** Where each file of a release comes from, by its path in the release. */
 function files(source: string): Map<string, string> {
@@ -58,13 +67,16 @@ function files(source: string): Map<string, string> {
   add('dist');
   for (const name of ['package.json', 'package-lock.json']) found.set(name, join(source, name));
   add('deploy');
-  if (existsSync(join(source, 'bin/node'))) found.set('bin/node', join(source, 'bin/node'));
-  else found.set('bin/node', join(source, 'node_modules/node/bin/node'));
+  found.set('bin/node', join(source, isRelease(source) ? 'bin/node' : 'node_modules/node/bin/node'));
   const lock = JSON.parse(readFileSync(join(source, 'package-lock.json'), 'utf8')) as Lock;
   for (const [path, { dev }] of Object.entries(lock.packages))
     if (path !== '' && dev !== true && existsSync(join(source, path)))
       add(path, (parts) => LOADED.test(parts.at(-1) ?? '') && !parts.some((part) => ASIDE.has(part)));
   return found;
+}
+
+function isRelease(source: string): boolean {
+  return existsSync(join(source, MANIFEST));
 }
 
 /** Regular files only: npm's `.bin` links and caches are no part of a program. */
@@ -85,7 +97,7 @@ function filesBelow(directory: string): string[] {
  * @throws Error where the source was not built
  */
 export function readRelease(source: string): Release {
-  const release = existsSync(join(source, MANIFEST));
+  const release = isRelease(source);
   if (!release && !existsSync(join(source, 'dist/cli/noxctl.js')))
     throw new Error(
       `${source} is no built tree of Nox: type make build there, or name another with --source`,
@@ -112,9 +124,10 @@ export function copyRelease(host: Host, source: string, path: string): void {
   const from = files(source);
   for (const [name, hash] of Object.entries(manifest)) {
     const file = from.get(name);
-    if (file === undefined || sha256(file) !== hash)
+    const there = file !== undefined && existsSync(file);
+    if (!there || sha256(file) !== hash)
       throw new Error(
-        `${join(source, name)} ${file === undefined ? 'is missing' : 'was changed'}: there is nothing to copy it from; name a whole tree with --source (a clone in which make build was typed), or reinstall the package`,
+        `${join(source, name)} ${there ? 'was changed' : 'is missing'}: there is nothing to copy it from; name a whole tree with --source (a clone in which make build was typed), or reinstall the package`,
       );
     const to = join(target, name);
     mkdirSync(dirname(to), { recursive: true, mode: 0o755 });

@@ -21,7 +21,7 @@ import fc from 'fast-check';
 import { applyStep } from '../../src/admin/apply.ts';
 import { Host, type Ran } from '../../src/admin/host.ts';
 import { interrupted, lastKept, recover, rollBack, Transaction } from '../../src/admin/journal.ts';
-import { inheritedSettings, timestamp } from '../../src/admin/legacy.ts';
+import { inheritedSettings, timestamp, withoutOldPython } from '../../src/admin/legacy.ts';
 import { copyRelease, damages, readRelease } from '../../src/admin/release.ts';
 import {
   completeSettings,
@@ -396,6 +396,10 @@ ExecStart=/home/nox/nox/.venv/bin/python3 -m uvicorn nox_api:app \\
   writeFileSync(at('/etc/systemd/system/nox-api.service'), unit.replace('--port 9090', '--port ${NOX_PORT}'));
   assert.equal(inheritedSettings(machine)['NOX_PORT'], undefined);
   assert.match(timestamp(NOW), /^\d{14}$/);
+
+  const old = 'NOX_API_TOKEN=abc\nNOX_PYTHON=/home/nox/nox/.venv/bin/python3\n';
+  assert.deepEqual(parseSettings(withoutOldPython(old)), { NOX_API_TOKEN: 'abc' });
+  assert.equal(withoutOldPython('NOX_PYTHON=/usr/bin/python3\n'), 'NOX_PYTHON=/usr/bin/python3\n');
 });
 
 test('a release is whole, or says what is wrong with it', () => {

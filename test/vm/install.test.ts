@@ -1,7 +1,10 @@
 /** Installation on a real machine with systemd: from nothing, through damage, and away again. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { noxctl, PICTURE, python, SLOW, start } from './nox.ts';
+import { assertSamePicture, noxctl, PICTURE, python, SLOW, start, works } from './nox.ts';
+
+/** What a repair must leave as it was: all but the journal of commands. */
+const WHOLE = `(${PICTURE}) | grep -v /var/lib/nox-admin/journal/`;
 
 test('a fresh machine', { timeout: 5_400_000 }, async (t) => {
   const m = await start();
@@ -27,7 +30,7 @@ test('a fresh machine', { timeout: 5_400_000 }, async (t) => {
     const before = await m.succeed(PICTURE, SLOW);
     const started = await m.succeed('systemctl show -P ExecMainStartTimestamp nox-api nox-runner');
     assert.match(await m.succeed(noxctl('install'), SLOW), /nothing to change/);
-    assert.equal(await m.succeed(PICTURE, SLOW), before);
+    assertSamePicture(await m.succeed(PICTURE, SLOW), before);
     assert.equal(await m.succeed('systemctl show -P ExecMainStartTimestamp nox-api nox-runner'), started);
   });
 
@@ -64,7 +67,6 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
   const damages: readonly (readonly [name: string, command: string, found: RegExp])[] = [
     ['the token file is gone', 'rm /etc/default/nox-api', /settings: .* is missing/],
     ['the token file is open to all', 'chmod 644 /etc/default/nox-api', /settings: .* has mode 644/],
-    ['a setting cannot be used', 'echo NOX_TIMEOUT=soon >>/etc/default/nox-api', /settings: .* was changed/],
     [
       'a directive is gone',
       'sed -i /MemoryDeny/d /etc/systemd/system/nox-api.service',
@@ -96,25 +98,35 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
     ['a user can log in', 'usermod -s /bin/bash nox-runner', /user nox-runner: login shell/],
     ['the gateway is stopped and off', 'systemctl disable --now --quiet nox-api', /services: nox-api/],
     ['the rotation is gone', 'rm /etc/logrotate.d/nox', /files: .* is missing/],
-    [
-      'files of nox in the workspace',
-      'install -o nox -g nox -m 600 /dev/null /home/nox/nox/sandbox/old',
-      /workspace files: /,
-    ],
+    ['files of nox in the workspace', 'chown nox /home/nox/nox/sandbox/old', /workspace files: /],
   ];
   await t.test('each of fifteen kinds of damage is found, mended, and nothing else is', async (t2) => {
     await m.succeed('install -o nox-runner -g nox -m 664 /dev/null /home/nox/nox/sandbox/old');
     const token = await m.succeed('grep TOKEN /etc/default/nox-api');
+    const whole = await m.succeed(WHOLE, SLOW);
     for (const [name, command, found] of damages) {
       await t2.test(name, async () => {
         await m.succeed(command);
-        assert.match((await m.fail(noxctl('validate'), SLOW)).stdout, /^FAIL {2}.*\n {6}remedy: /m);
+        const said = (await m.fail(noxctl('validate'), SLOW)).stdout;
+        const fact = found.source.slice(0, found.source.indexOf(':'));
+        assert.match(said, new RegExp(`^FAIL {2}${fact} .*\\n {6}remedy: (make repair|.*repair;)`, 'm'));
         const out = await m.succeed(noxctl('repair'), SLOW);
         assert.match(out, found);
         assert.match(await m.succeed('cat /home/nox/nox/logs/last_repair_report.md'), /every check passes/);
-        assert.equal(await m.succeed('grep TOKEN /etc/default/nox-api'), token);
+        assertSamePicture(await m.succeed(WHOLE, SLOW), whole);
       });
     }
+    await t2.test('a setting cannot be used: the line stays, as a comment', async () => {
+      await m.succeed('echo NOX_TIMEOUT=soon >>/etc/default/nox-api');
+      assert.match(
+        (await m.fail(noxctl('validate'), SLOW)).stdout,
+        /^FAIL {2}settings .*\n {6}remedy: make repair/m,
+      );
+      assert.match(await m.succeed(noxctl('repair'), SLOW), /settings: .* was changed/);
+      assert.match(await m.succeed('cat /etc/default/nox-api'), /^# cannot be used: NOX_TIMEOUT=soon$/m);
+      assert.equal(await m.succeed('grep TOKEN /etc/default/nox-api'), token);
+      await works(m);
+    });
   });
 
   await t.test('a backup is restored', async () => {

@@ -42,11 +42,22 @@ export async function works(m: Machine): Promise<void> {
   assert.equal((await python(m, 'print(6 * 7)')).stdout, '42\n');
 }
 
-/** Everything that installation answers for: names, kinds, modes, owners, targets, and what is in the files. */
-export const PICTURE = `for path in /opt/nox /etc /home/nox /var/lib/nox-admin; do [ ! -e $path ] || find $path -not -path '*/logs/*' -not -name lock -not -path '/etc/ld.so*' -printf '%p %y %m %u:%g %l\\n'; done | sort
-{ find /etc /home/nox /opt/nox -type f -not -path '*/logs/*' -not -path '/etc/ld.so*' -not -path '*/releases/*' -not -path '*/__pycache__/*' -print0 2>/dev/null || true; } | sort -z | xargs -0 sha256sum`;
+/**
+ * Everything that installation answers for: names, kinds, modes, owners, targets, and what is in the files. Without
+ * what the tools of passwd(5) keep of their files' last version.
+ */
+export const PICTURE = `{ for path in /opt/nox /etc /home/nox /var/lib/nox-admin; do [ ! -e $path ] || find $path -not -path '*/logs/*' -not -name lock -not -path '/etc/ld.so*' -printf '%p %y %m %u:%g %l\\n'; done | sort
+{ find /etc /home/nox /opt/nox -type f -not -path '*/logs/*' -not -path '/etc/ld.so*' -not -path '*/releases/*' -not -path '*/__pycache__/*' -print0 2>/dev/null || true; } | sort -z | xargs -0 sha256sum; } | grep -vE '/etc/(passwd|shadow|group|gshadow)-'`;
 
 export const picture = (m: Machine): Promise<string> => m.succeed(PICTURE, SLOW);
+
+/** Fails with the lines of two pictures that are not in both; a whole one has thousands. */
+export function assertSamePicture(actual: string, expected: string): void {
+  const [now, then] = [actual.split('\n'), expected.split('\n')].map((lines) => new Set(lines));
+  const added = [...(now ?? [])].filter((line) => then?.has(line) !== true);
+  const gone = [...(then ?? [])].filter((line) => now?.has(line) !== true);
+  assert.deepEqual({ added, gone }, { added: [], gone: [] });
+}
 
 const ORIGINAL_UNIT = `[Unit]
 Description=Nox API
@@ -81,6 +92,32 @@ install -o nox -g nox -m 644 /dev/null /home/nox/nox/sandbox/old.txt && echo kep
   await m.write(`${site}/uvicorn.py`, UVICORN);
   await m.write(`${site}/brought_along.py`, 'ANSWER = 42\n');
   await m.write('/etc/systemd/system/nox-api.service', ORIGINAL_UNIT);
+  await m.succeed('systemctl enable --now --quiet nox-api');
+  await originalWorks(m);
+}
+
+const OLD_UNIT = `[Unit]
+Description=Nox API
+[Service]
+User=nox
+EnvironmentFile=/etc/default/nox-api
+Environment=XDG_STATE_HOME=/home/nox/nox/sandbox/.state
+ExecStart=${TREE}/node_modules/node/bin/node ${TREE}/dist/dev.js
+ProtectSystem=full
+ProtectHome=read-only
+ReadWritePaths=/home/nox/nox/sandbox /home/nox/nox/logs
+[Install]
+WantedBy=multi-user.target
+`;
+
+/** One of an earlier Nox: in one process, as nox, less hardened, the environment in the home. */
+export async function makeOld(m: Machine): Promise<void> {
+  await m.succeed(`useradd --system --user-group --home-dir /home/nox --shell /usr/sbin/nologin nox
+install -d -o nox -g nox /home/nox /home/nox/nox /home/nox/nox/sandbox /home/nox/nox/logs
+cd / && setpriv --reuid nox --regid nox --clear-groups python3 -m venv --without-pip /home/nox/nox/.venv
+printf 'NOX_API_TOKEN=the-old-token\nNOX_SANDBOX=/home/nox/nox/sandbox\nNOX_PYTHON=/home/nox/nox/.venv/bin/python3\n' >/etc/default/nox-api
+install -o nox -g nox -m 600 /dev/null /home/nox/nox/sandbox/old.txt && echo kept >/home/nox/nox/sandbox/old.txt`);
+  await m.write('/etc/systemd/system/nox-api.service', OLD_UNIT);
   await m.succeed('systemctl enable --now --quiet nox-api');
   await originalWorks(m);
 }

@@ -1,20 +1,36 @@
 /** A machine of the original system is hardened: with everything that it had, back again, or not at all. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { makeOriginal, noxctl, originalWorks, picture, python, SLOW, start } from './nox.ts';
+import type { Machine } from './machine.ts';
+import {
+  assertSamePicture,
+  makeOld,
+  makeOriginal,
+  noxctl,
+  originalWorks,
+  picture,
+  python,
+  SLOW,
+  start,
+  works,
+} from './nox.ts';
 
 const HOURS = 3_600_000;
+
+/** Without the place of the commands themselves, which stays with an empty journal. */
+const pictureWithoutState = async (m: Machine) =>
+  (await picture(m)).replaceAll(/^\/var\/lib\/nox-admin.*\n/gm, '');
 
 test('a machine of the original system', { timeout: 4 * HOURS }, async (t) => {
   const m = await start();
   t.after(() => m.stop());
   await makeOriginal(m);
-  const before = await picture(m);
+  const before = await pictureWithoutState(m);
   const mainPid = () => m.succeed('systemctl show -P MainPID nox-api');
   const pid = await mainPid();
 
   async function asBefore(): Promise<void> {
-    assert.equal(await picture(m), before);
+    assertSamePicture(await pictureWithoutState(m), before);
     await originalWorks(m);
   }
 
@@ -55,7 +71,7 @@ test('a machine of the original system', { timeout: 4 * HOURS }, async (t) => {
   await t.test('harden again changes nothing', async () => {
     const hardened = await picture(m);
     assert.match(await m.succeed(noxctl('harden'), SLOW), /nothing to change/);
-    assert.equal(await picture(m), hardened);
+    assertSamePicture(await picture(m), hardened);
   });
 
   await t.test('rollback brings all of it back, and harden works again', async () => {
@@ -64,4 +80,26 @@ test('a machine of the original system', { timeout: 4 * HOURS }, async (t) => {
     await m.succeed(noxctl('harden'), SLOW);
     assert.equal((await python(m, 'print(1)')).stdout, '1\n');
   });
+});
+
+test('a machine of an earlier Nox', { timeout: HOURS }, async (t) => {
+  const m = await start();
+  t.after(() => m.stop());
+  await makeOld(m);
+  const print = 'print(open("old.txt").read(), end="")';
+  assert.equal((await python(m, print)).stdout, 'kept\n');
+  const before = await pictureWithoutState(m);
+
+  await m.succeed(noxctl('harden'), SLOW);
+  await works(m);
+  assert.equal((await m.succeed('. /etc/default/nox-api; echo $NOX_API_TOKEN')).trim(), 'the-old-token');
+  // Also to change, though it was another user's.
+  assert.equal((await python(m, `${print}; open("old.txt", "a")`)).stdout, 'kept\n');
+  assert.equal((await python(m, 'import sys; print(sys.prefix)')).stdout, '/opt/nox/.venv\n');
+  assert.match(await m.succeed('/opt/nox/bin/noxctl validate', SLOW), /^\d+ passed, 0 failed$/m);
+
+  await m.succeed(noxctl('rollback'), SLOW);
+  await originalWorks(m);
+  assert.equal((await python(m, print)).stdout, 'kept\n');
+  assertSamePicture(await pictureWithoutState(m), before);
 });

@@ -1,7 +1,7 @@
 /** What stands around Nox on a server: reverse proxies, firewall, log rotation, all of Debian's own under systemd. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { noxctl, python, SLOW, start, works } from './nox.ts';
+import { noxctl, SLOW, start, works } from './nox.ts';
 
 const HOURS = 3_600_000;
 const NAME = 'nox.test-lan.net';
@@ -70,31 +70,6 @@ test('the surroundings of an installed machine', { timeout: 4 * HOURS }, async (
     });
   }
 
-  await t.test(
-    'packages for the runs come from a directory of wheels, and only with the right hash',
-    async () => {
-      await m.succeed('python3 -', { stdin: MAKE_WHEEL });
-      const hash = (await m.succeed('sha256sum /opt/wheels/*.whl')).slice(0, 64);
-      const settings = await m.succeed('cat /etc/default/nox-api');
-      const want = (digest: string) =>
-        m.write(
-          '/etc/default/nox-api',
-          `${settings}NOX_PYTHON_INDEX=/opt/wheels\nNOX_PYTHON_PACKAGES="tiny==1.0 --hash=sha256:${digest}"\n`,
-          '600',
-        );
-      await want('0'.repeat(64));
-      const refused = await m.fail('/opt/nox/bin/noxctl install', SLOW);
-      assert.match(refused.stderr, /HASHES[^]*everything is as it was before/);
-      await works(m);
-      await want(hash);
-      await m.succeed('/opt/nox/bin/noxctl install', SLOW);
-      assert.equal((await python(m, 'import tiny; print(tiny.ANSWER)')).stdout, '42\n');
-      await m.write('/etc/default/nox-api', settings, '600');
-      await m.succeed('/opt/nox/bin/noxctl install', SLOW);
-      assert.match((await python(m, 'import tiny')).stderr, /No module named 'tiny'/);
-    },
-  );
-
   await t.test('the firewall is shown, then applied, stays over a reboot, and leaves SSH alone', async () => {
     // An address of the machine's own network, and one beyond it.
     await m.succeed(NETWORK);
@@ -154,13 +129,3 @@ ip addr add 10.9.${String(index + 1)}.1/24 dev to-${name} && ip link set to-${na
 ip -n ${name} addr add 10.9.${String(index + 1)}.2/24 dev eth0 && ip -n ${name} link set eth0 up`,
   )
   .join('\n');
-
-const MAKE_WHEEL = `import os, zipfile
-os.makedirs('/opt/wheels', exist_ok=True)
-with zipfile.ZipFile('/opt/wheels/tiny-1.0-py3-none-any.whl', 'w') as wheel:
-    wheel.writestr('tiny.py', 'ANSWER = 42\n')
-    info = 'tiny-1.0.dist-info/'
-    wheel.writestr(info + 'METADATA', 'Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n')
-    wheel.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
-    wheel.writestr(info + 'RECORD', 'tiny.py,,\n%sMETADATA,,\n%sWHEEL,,\n%sRECORD,,\n' % (info, info, info))
-`;

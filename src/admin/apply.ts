@@ -133,15 +133,16 @@ function makeUser(host: Host, { name, group, home }: { name: string; group: stri
       ...['useradd', '--system', '--gid', group, '--home-dir', home, '--no-create-home'],
       ...['--shell', NOLOGIN, name],
     ]);
-  else if (now.shell !== NOLOGIN) host.must(['usermod', '--shell', NOLOGIN, name]);
+  else host.must(['usermod', '--shell', NOLOGIN, '--gid', group, name]);
 }
 
 /** The lists of a fresh machine may be empty or old; then they are fetched once. */
 function installPackages(host: Host, names: readonly string[]): void {
   const install = ['apt-get', 'install', '-y', '-q', '--no-install-recommends', ...names];
-  if (host.run(install).code === 0) return;
-  host.must(['apt-get', 'update', '-q']);
-  host.must(install);
+  const outlives = true;
+  if (host.run(install, { outlives }).code === 0) return;
+  host.must(['apt-get', 'update', '-q'], { outlives });
+  host.must(install, { outlives });
 }
 
 /** In this order: the gateway is of use when the runner is there. systemd waits until each says that it is ready. */

@@ -7,7 +7,8 @@
  */
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { parseSettings } from './settings.ts';
+import { parseConfig } from '../config.ts';
+import { asEnvironment, parseSettings } from './settings.ts';
 import { SETTINGS_FILE } from './desired.ts';
 import { STATE, type Host } from './host.ts';
 import type { Step } from './steps.ts';
@@ -33,6 +34,7 @@ export function backup(host: Host, file: string, version: string, now: Date): vo
   if (settings === undefined)
     throw new Error(`backup: ${SETTINGS_FILE} is missing: there is nothing installed to save`);
   const sandbox = parseSettings(settings)['NOX_SANDBOX'] || DEFAULT_SANDBOX;
+  const limit = parseConfig('runner', asEnvironment(settings)).limits.workspaceBytes;
   const dir = mkdtempSync(join(dirname(file), '.nox-backup-'));
   try {
     const manifest: Manifest = { format: FORMAT, version, made: now.toISOString() };
@@ -40,13 +42,18 @@ export function backup(host: Host, file: string, version: string, now: Date): vo
     writeFileSync(join(dir, 'settings'), settings, { mode: 0o600 });
     // 1: a file changed while it was read, which a live workspace may do.
     const read = ['--inh-caps=-all,+dac_read_search', '--ambient-caps=+dac_read_search'];
+    // Complaints by the thousand, and paths that grow with their depth, are in a run's power: neither may fill us.
+    const limits = `ulimit -f ${String(Math.ceil((2 * limit) / 1024))}; umask 077; out=$1; shift`;
     const { code, stderr } = host.run([
-      ...['sh', '-c', 'umask 077; out=$1; shift; exec "$@" > "$out"', 'sh', join(dir, 'workspace.tar')],
+      ...['bash', '-c', `${limits}; "$@" > "$out" 2> >(tail -c 2000 >&2)`, 'sh', join(dir, 'workspace.tar')],
       ...['setpriv', `--reuid=${USER}`, `--regid=${GROUP}`, '--clear-groups', ...read, '--'],
-      ...['tar', '--create', '--sparse', '--one-file-system', `--directory=${sandbox}`, '.'],
+      ...['tar', '--create', '--sparse', '--one-file-system', '--warning=no-file-ignored'],
+      ...[`--directory=${sandbox}`, '.'],
     ]);
     if (code !== 0 && code !== 1)
-      throw new Error(`backup of ${sandbox}: tar ended with ${String(code)}: ${stderr.trim()}`);
+      throw new Error(
+        `backup of ${sandbox}: tar ended with ${String(code)}: ${stderr.trim()} (more than ${String(2 * limit)} bytes, twice NOX_MAX_WORKSPACE, are not saved)`,
+      );
     const packed = join(dir, 'backup');
     writeFileSync(packed, '', { mode: 0o600 });
     host.must(['tar', '--create', '--gzip', `--file=${packed}`, `--directory=${dir}`, ...MEMBERS]);
@@ -140,9 +147,18 @@ export function unpack(host: Host, file: string, stamp: string): Unpacked {
 }
 
 /** Puts the parts of a backup in their places; what was there is put aside. The services are stopped afterwards. */
-export function restorePlan(host: Host, { settings, sandbox, fresh }: Unpacked, aside: string): Step[] {
+export function restorePlan(
+  host: Host,
+  { settings, sandbox, fresh }: Unpacked,
+  aside: string,
+  stamp: string,
+): Step[] {
   const file = { mode: 0o600, owner: 'root', group: 'root' } as const;
+  const old = host.text(SETTINGS_FILE);
   return [
+    ...(old === undefined
+      ? []
+      : [{ do: 'file', path: `${SETTINGS_FILE}.bak.${stamp}`, text: old, ...file } as const]),
     { do: 'services', verb: 'stop', units: SERVICES },
     ...(host.entry(sandbox) === undefined ? [] : [{ do: 'move', from: sandbox, to: aside } as const]),
     { do: 'move', from: fresh, to: sandbox },

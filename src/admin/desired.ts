@@ -1,4 +1,5 @@
 /** What the machine should be: everything that is written to it, worked out before anything is changed. */
+import { createHash } from 'node:crypto';
 import { ConfigError, parseConfig, type Config } from '../config.ts';
 import { STATE, type Host } from './host.ts';
 import { inheritedSettings, OLD_VENV, withoutOldPython } from './legacy.ts';
@@ -50,6 +51,9 @@ const NOX = { owner: 'nox', group: 'nox' } as const;
  * @throws Error, or ConfigError naming each setting that cannot be used
  */
 export function desire(host: Host, source: string): Desired {
+  const entry = host.entry(SETTINGS_FILE);
+  if (entry !== undefined && entry.kind !== 'file')
+    throw new Error(`${SETTINGS_FILE} is no regular file: put one in its place, with the same token`);
   const now = host.text(SETTINGS_FILE);
   const good = host.text(SETTINGS_COPY);
   const mended = mendSettings(now, good);
@@ -84,15 +88,23 @@ export function desire(host: Host, source: string): Desired {
     })),
     files: [
       { path: '/opt/nox/bin/noxctl', text: WRAPPER, mode: 0o755, ...ROOT },
+      // In root's path; the Debian package has its own.
+      ...(host.entry('/usr/sbin/noxctl') === undefined
+        ? [{ path: '/usr/local/sbin/noxctl', text: WRAPPER, mode: 0o755, ...ROOT }]
+        : []),
       {
         path: '/etc/logrotate.d/nox',
         text: logrotateText({ file: AUDIT_FILE, user: 'nox', group: 'nox' }),
         ...{ mode: 0o644, ...ROOT },
       },
     ],
-    venvRecord: `${JSON.stringify({ python: systemPython(host), requirements: wanted, index })}\n`,
+    // Everybody can read it, and the address of an index may hold a password.
+    venvRecord: `${JSON.stringify({ python: systemPython(host), requirements: wanted, index: digest(index) })}\n`,
   };
 }
+
+const digest = (text: string): string =>
+  text === '' ? '' : createHash('sha256').update(text).digest('hex').slice(0, 16);
 
 function readConfig(settings: string): Config {
   try {

@@ -34,7 +34,7 @@ export interface Judged {
 }
 
 export const ROOT = { owner: 'root', group: 'root' } as const;
-export const REPAIR = 'make repair';
+export const REPAIR = 'noxctl repair';
 export const RUNNER_USER = 'nox-runner';
 
 export const ok = (value: string): Finding => ({ pass: true, value });

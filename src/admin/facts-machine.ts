@@ -1,7 +1,7 @@
 /** Facts about the machine and its users: what Nox needs to find there. */
 import { readFileSync } from 'node:fs';
 import { readable } from '../runner/host.ts';
-import { bad, fact, judge, ok, ROOT, type Context, type Fact } from './fact.ts';
+import { bad, fact, judge, ok, REPAIR, ROOT, type Context, type Fact } from './fact.ts';
 import type { Step } from './steps.ts';
 
 export function systemd(): Fact {
@@ -69,7 +69,8 @@ profile nox-bwrap /usr/bin/bwrap flags=(unconfined) {
   userns,
 }
 `;
-const SYSCTL_FILE = '/etc/sysctl.d/60-nox.conf';
+/** Sorts behind what hardening guides tell to put into 99-*.conf (sysctl.d(5): the last one counts). */
+const SYSCTL_FILE = '/etc/sysctl.d/99-zz-nox.conf';
 
 export function userNamespaces(): Fact {
   const switches = () =>
@@ -115,6 +116,7 @@ export function userNamespaces(): Fact {
 export function user(name: string): Fact {
   return fact({
     name: `user ${name}`,
+    remedy: `${REPAIR}; a user with uid 0 is for you to rename or remove`,
     check: ({ host }) => {
       const found = host.user(name);
       if (found === undefined) return bad('missing');

@@ -17,6 +17,7 @@ import {
   type Context,
   type Fact,
 } from './fact.ts';
+import { FIREWALL_FILE, withPort } from './firewall.ts';
 import { cgroup, packages, systemd, user, userNamespaces } from './facts-machine.ts';
 import type { Host } from './host.ts';
 import { OLD_VENV, timestamp } from './legacy.ts';
@@ -41,6 +42,7 @@ export const FACTS: readonly Fact[] = [
   textFiles('units', (desired) => desired.units, true),
   dropIns(),
   textFiles('files', (desired) => desired.files, false),
+  firewall(),
   oldReleases(),
   services(),
 ];
@@ -213,7 +215,7 @@ function oldEnvironment(): Fact {
     check: ({ host }) =>
       host.entry(OLD_VENV) === undefined ? ok('none') : bad(`${OLD_VENV} is still in the home`),
     plan: ({ now }) => [{ do: 'move', from: OLD_VENV, to: `${OLD_VENV}.bak.${timestamp(now)}` }],
-    remedy: 'make harden',
+    remedy: 'noxctl harden',
   });
 }
 
@@ -248,8 +250,30 @@ function dropIns(): Fact {
         found(context).map((path) => `${path} changes the unit`),
         'none',
       ),
-    plan: (context) => found(context).map((path) => ({ do: 'remove', path })),
+    // Not thrown away: somebody has written it for a reason.
+    plan: (context) =>
+      found(context).map((path) => ({ do: 'move', from: path, to: `${path}.bak.${timestamp(context.now)}` })),
     restarts: true,
+  });
+}
+
+/** Whoever has made one means the port on which Nox listens, also when that is another one now. */
+function firewall(): Fact {
+  const rules = ({ host, desired }: Context): { readonly now: string; readonly then: string } => {
+    const now = host.text(FIREWALL_FILE) ?? '';
+    return { now, then: withPort(now, desired.config.port) };
+  };
+  return fact({
+    name: 'firewall',
+    check: (context) => {
+      const { now, then } = rules(context);
+      if (now === '') return ok('none of Nox');
+      return now === then ? ok(FIREWALL_FILE) : bad(`${FIREWALL_FILE} is for another port than NOX_PORT`);
+    },
+    plan: (context) => [
+      { do: 'file', path: FIREWALL_FILE, text: rules(context).then, mode: 0o644, ...ROOT },
+      { do: 'command', argv: ['systemctl', 'try-restart', 'nox-firewall.service'], why: 'load the rules' },
+    ],
   });
 }
 

@@ -80,6 +80,11 @@ ${set('ipv6')}
 `;
 }
 
+/** The same rules for another port. */
+export function withPort(text: string, port: number): string {
+  return text.replaceAll(/\b(tcp dport|who may reach port) \d+/g, `$1 ${String(port)}`);
+}
+
 /** Loads the ruleset at boot, before there is a network, and again whenever nftables.service has flushed all tables. */
 export function firewallUnit(file = FIREWALL_FILE): string {
   return `[Unit]

@@ -36,6 +36,8 @@ export interface RunOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly stdin?: string;
   readonly seconds?: number;
+  /** It goes on when this command is killed: apt, whose half-done work would be worse. */
+  readonly outlives?: boolean;
 }
 
 const MODE_BITS = 0o7777;
@@ -97,13 +99,17 @@ export class Host {
 
   /** Runs a program without a shell; its words are never a secret's place (they show in /proc). */
   run(argv: readonly string[], options: RunOptions = {}): Ran {
-    const [program = '', ...args] = argv;
+    // Else it would go on while the next command holds the lock (prctl(2), PR_SET_PDEATHSIG).
+    const bound = options.outlives === true ? argv : ['setpriv', '--pdeathsig=KILL', '--', ...argv];
+    const [program = '', ...args] = bound;
     const result = spawnSync(program, args, {
       cwd: '/',
       env: { PATH, LC_ALL: 'C.UTF-8', DEBIAN_FRONTEND: 'noninteractive', ...options.env },
       input: options.stdin ?? '',
       encoding: 'utf8',
       timeout: (options.seconds ?? RUN_SECONDS) * 1000,
+      // One that was stopped, or ignores SIGTERM, would hold us for ever.
+      killSignal: 'SIGKILL',
       maxBuffer: 64 * 1024 * 1024,
     });
     // Where it could not even be started there is neither; the types do not say so.
@@ -114,9 +120,11 @@ export class Host {
 
   /** Runs a program as a user of the machine, with no privilege to win. */
   runAs(owner: string, group: string, argv: readonly string[], options: RunOptions = {}): Ran {
-    const drop = ['setpriv', `--reuid=${owner}`, `--regid=${group}`, '--clear-groups', '--no-new-privs'];
+    // In a session of its own: through root's terminal it could type commands into root's shell (TIOCSTI, tty_ioctl(4)).
+    const drop = ['setsid', '--wait', 'setpriv', `--reuid=${owner}`, `--regid=${group}`, '--clear-groups'];
+    const give = ['--no-new-privs', '--inh-caps=-all', '--pdeathsig=KILL', '--reset-env'];
     // In a trial root there are no such users, and no privilege to give up.
-    const words = this.root === '' ? [...drop, '--inh-caps=-all', '--reset-env', ...argv] : argv;
+    const words = this.root === '' ? [...drop, ...give, ...argv] : argv;
     return this.run(words, { env: { HOME: '/nonexistent' }, ...options });
   }
 

@@ -93,25 +93,26 @@ export class Transaction {
   commit(keep: boolean): void {
     closeSync(this.#log);
     this.#host.run(['sync']);
-    writeSynced(join(this.#dir, COMMITTED), keep ? 'keep' : '');
+    // Whole or not at all: an empty mark would lose the way back.
+    const mark = join(this.#dir, COMMITTED);
+    writeSynced(`${mark}.new`, keep ? 'keep' : '');
+    renameSync(`${mark}.new`, mark);
     syncDirectory(this.#dir);
     if (!keep) discard(this.#host, readUndos(this.#dir));
     prune(this.#host);
   }
 
-  undo(): void {
+  /** @returns what could not be put back, a line each */
+  undo(): string[] {
     closeSync(this.#log);
-    undoTransaction(this.#host, this.#dir);
+    return undoTransaction(this.#host, this.#dir);
   }
 }
 
-/** Undoes what was begun and not committed, and says what that was. To be called by every command first. */
-export function recover(host: Host): Head[] {
+/** Undoes what was begun and not committed, and says what that was, and what could not be put back. */
+export function recover(host: Host): { readonly head: Head; readonly left: readonly string[] }[] {
   const open = transactions(host).filter(({ committed }) => !committed);
-  return open.reverse().map(({ dir, head }) => {
-    undoTransaction(host, dir);
-    return head;
-  });
+  return open.reverse().map(({ dir, head }) => ({ head, left: undoTransaction(host, dir) }));
 }
 
 /** Is there anything for `recover`? */
@@ -127,28 +128,45 @@ export function lastKept(host: Host): Head | undefined {
 }
 
 /** Undoes that one, and before it what has been changed since. */
-export function rollBack(host: Host): void {
+export function rollBack(host: Host): string[] {
   const all = transactions(host);
   const since = all.slice(all.findLastIndex(({ kept }) => kept));
-  // From here on they count as interrupted: what stops us is gone on with by the next command.
-  for (const { dir } of since) {
+  // From here on they count as interrupted, the newest first: what stops us is gone on with by the next command.
+  for (const { dir } of since.toReversed()) {
     rmSync(join(dir, COMMITTED), { force: true });
     syncDirectory(dir);
   }
-  recover(host);
+  return recover(host).flatMap(({ left }) => left);
 }
 
-function undoTransaction(host: Host, dir: string): void {
+/** To the end, whatever a step of it meets: half of an undo would be neither the state before nor the one after. */
+function undoTransaction(host: Host, dir: string): string[] {
   const head = readHead(dir);
   const undos = readUndos(dir);
+  const left: string[] = [];
   const touched = undos.some((undo) => undo.do === 'services');
   // First: their users and files are about to go.
   if (touched) stopServices(host);
-  for (const undo of undos.toReversed()) undoStep(host, undo);
-  if (touched) startServices(host, head.services);
+  for (const undo of undos.toReversed()) {
+    try {
+      undoStep(host, undo);
+    } catch (error) {
+      left.push((error as Error).message);
+    }
+  }
+  if (touched) left.push(...startServices(host, head.services));
   host.run(['sync']);
-  rmSync(dir, { recursive: true, force: true });
+  throwAway(dir);
+  return left;
+}
+
+/** By a rename: a transaction that is deleted file by file could be taken for another one in between. */
+function throwAway(dir: string): void {
+  const gone = `${dir}.gone`;
+  rmSync(gone, { recursive: true, force: true });
+  renameSync(dir, gone);
   syncDirectory(dirname(dir));
+  rmSync(gone, { recursive: true, force: true });
 }
 
 interface Found {
@@ -176,9 +194,9 @@ function prune(host: Host): void {
   const before = last === undefined ? done.slice(0, -KEEP) : done.slice(0, done.indexOf(last));
   for (const { dir } of before) {
     discard(host, readUndos(dir));
-    rmSync(dir, { recursive: true, force: true });
+    throwAway(dir);
   }
-  for (const name of host.names(JOURNAL).filter((each) => each.endsWith('.new')))
+  for (const name of host.names(JOURNAL).filter((each) => /\.(new|gone)$/.test(each)))
     rmSync(host.at(join(JOURNAL, name)), { recursive: true, force: true });
 }
 

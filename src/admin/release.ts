@@ -75,7 +75,8 @@ function files(source: string): Map<string, string> {
   return found;
 }
 
-function isRelease(source: string): boolean {
+/** What was installed, or what the Debian package has unpacked; not a clone. */
+export function isRelease(source: string): boolean {
   return existsSync(join(source, MANIFEST));
 }
 

@@ -11,6 +11,8 @@ export function writeRepairReport(
   verb: string,
   broken: readonly Judged[],
   steps: readonly Step[],
+  failure: string | undefined,
+  say: (line: string) => void,
 ): void {
   const list = (lines: readonly string[]): string =>
     lines.map((line) => `- ${line}\n`).join('') || '- nothing\n';
@@ -23,12 +25,16 @@ export function writeRepairReport(
 ## Found broken
 
 ${list(broken.map(({ fact, finding }) => `${fact.name}: ${finding.value}`))}
-## Done
+## ${failure === undefined ? 'Done' : 'Tried, and undone'}
 
 ${list(steps.map(title))}
 ## Now
 
-- every check passes, and so does the self-test of all four calls
-`;
-  applyStep(host, { do: 'file', path: REPAIR_REPORT, text, mode: 0o640, owner: 'nox', group: 'nox' }, '');
+${failure === undefined ? '- every check passes, and so does the self-test of all four calls\n' : `- it failed:\n\n${failure.replaceAll(/^/gm, '    ')}\n`}`;
+  try {
+    applyStep(host, { do: 'file', path: REPAIR_REPORT, text, mode: 0o640, owner: 'nox', group: 'nox' }, '');
+  } catch (error) {
+    // The directory is the gateway's, who may have put anything there.
+    say(`the report could not be written: ${(error as Error).message}`);
+  }
 }

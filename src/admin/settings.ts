@@ -107,8 +107,11 @@ export function hideSecrets(text: string): string {
   return joinLines(text)
     .map((line) => {
       const name = ASSIGNMENT.exec(line.replace(/^[\s#;]*(cannot be used: )?/, ''))?.[1];
-      if (name === undefined || !isSecret(name)) return line;
-      return `${line.slice(0, line.indexOf('=') + 1)}(hidden)`;
+      if (name !== undefined && isSecret(name)) return `${line.slice(0, line.indexOf('=') + 1)}(hidden)`;
+      // Within a line as well (`Environment=` of an old unit), and in an address.
+      return line
+        .replaceAll(/(\b\w*(?:TOKEN|SECRET|PASSW|_KEY)\w*=)("[^"]*"|'[^']*'|[^\s"']+)/g, '$1(hidden)')
+        .replaceAll(/:\/\/[^\s/@]+@/g, '://(hidden)@');
     })
     .join('\n');
 }

@@ -20,25 +20,29 @@ const SEPARATOR = Buffer.from('/');
 const DIRECTORY_GROUP = 0o2070;
 const FILE_GROUP = 0o060;
 const PERMISSIONS = 0o777;
+/** Bytes (limits.h). */
+const PATH_MAX = 4096;
 
 /** Path below the workspace in hexadecimal (names are bytes, not text), mode, user, group. */
 export type OwnerRow = readonly [path: string, mode: number, uid: number, gid: number];
 
-/** Every directory and file below `path`, and `path` itself. */
-export function listOwners(host: Host, path: string): OwnerRow[] {
-  const rows: OwnerRow[] = [];
-  walk(host.at(path), (name, _fd, stats) => rows.push([name, stats.mode & 0o7777, stats.uid, stats.gid]));
-  return rows;
+/** Tells of every directory and file below `path`, and of `path` itself. */
+export function listOwners(host: Host, path: string, tell: (row: OwnerRow) => void): void {
+  walk(host.at(path), (name, _fd, stats) => {
+    tell([name, stats.mode & 0o7777, stats.uid, stats.gid]);
+  });
 }
 
 /** Puts back what `listOwners` found; what has come since is left as it is. */
-export function restoreOwners(host: Host, path: string, rows: readonly OwnerRow[]): void {
-  const wanted = new Map(rows.map((row) => [row[0], row]));
-  walk(host.at(path), (name, fd) => {
+export function restoreOwners(host: Host, path: string, rows: Iterable<OwnerRow>): void {
+  const wanted = new Map<string, OwnerRow>();
+  for (const row of rows) wanted.set(row[0], row);
+  walk(host.at(path), (name, fd, stats) => {
     const row = wanted.get(name);
     if (row === undefined) return;
     fchownSync(fd, row[2], row[3]);
-    fchmodSync(fd, row[1]);
+    // No set-id bit of a file: those that the runs own meanwhile could have put anything into it.
+    fchmodSync(fd, stats.isDirectory() ? row[1] : row[1] & PERMISSIONS);
   });
 }
 
@@ -85,7 +89,8 @@ function walkDirectory(directory: number, prefix: string, visit: Visit, depth: n
       const stats = fstatSync(fd);
       const name = prefix + entry.name.toString('hex');
       if (stats.isFile() ? stats.nlink === 1 : stats.isDirectory()) visit(name, fd, stats);
-      if (stats.isDirectory() && depth > 1)
+      // Deeper than any path can name: a run that has made such a tree keeps it to itself.
+      if (stats.isDirectory() && depth > 1 && name.length < 2 * PATH_MAX)
         walkDirectory(fd, name + SEPARATOR.toString('hex'), visit, depth - 1);
     } finally {
       closeSync(fd);

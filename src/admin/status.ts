@@ -2,6 +2,7 @@
 import { describeConfig, parseConfig } from '../config.ts';
 import { SETTINGS_FILE } from './desired.ts';
 import type { Host } from './host.ts';
+import { interrupted } from './journal.ts';
 import { CURRENT } from './release.ts';
 import { health } from './selftest.ts';
 import { asEnvironment } from './settings.ts';
@@ -35,9 +36,17 @@ export async function status(host: Host, say: (line: string) => void): Promise<b
     );
   }
   say(`${'program'.padEnd(12)} ${host.linkTarget(CURRENT)?.replace('releases/', '') ?? 'not installed'}`);
-  const text = host.text(SETTINGS_FILE);
+  const text = settingsText(host);
+  if (text === null) {
+    say(`${'API'.padEnd(12)} not asked: only root can read ${SETTINGS_FILE}`);
+    return up;
+  }
+  for (const { verb, started } of interrupted(host))
+    say(
+      `interrupted  ${verb} of ${started}; the next install, harden, repair, restore or rollback undoes it`,
+    );
   if (text === undefined) {
-    say(`${'settings'.padEnd(12)} ${SETTINGS_FILE} is missing: make install`);
+    say(`${'settings'.padEnd(12)} ${SETTINGS_FILE} is missing: noxctl install`);
     return false;
   }
   const env = asEnvironment(text);
@@ -55,4 +64,14 @@ export async function status(host: Host, say: (line: string) => void): Promise<b
     say(`${'settings'.padEnd(12)} ${(error as Error).message}`);
   }
   return up;
+}
+
+/** @returns null for whoever may not read it */
+function settingsText(host: Host): string | undefined | null {
+  try {
+    return host.text(SETTINGS_FILE);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EACCES') return null;
+    throw error;
+  }
 }

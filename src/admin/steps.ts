@@ -87,7 +87,8 @@ export function title(step: Step): string {
 
 function describePackages({ requirements, index, from }: VenvPlan): string {
   const names = requirements.split('\n').filter(Boolean);
-  const wanted = names.length === 0 ? '' : `, with ${names.join(', ')} from ${index || "Debian's packages"}`;
+  const wanted =
+    names.length === 0 ? '' : `, with ${names.join(', ')} from ${hideSecrets(index) || "Debian's packages"}`;
   return `${from === undefined ? '' : `, with the packages of ${from}`}${wanted}`;
 }
 

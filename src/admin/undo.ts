@@ -9,8 +9,10 @@ import {
   fchmodSync,
   fchownSync,
   fsyncSync,
+  lstatSync,
   openSync,
   readFileSync,
+  readSync,
   renameSync,
   rmdirSync,
   rmSync,
@@ -38,14 +40,15 @@ export type Undo =
   | { readonly do: 'nothing' }
   | { readonly do: 'restore'; readonly path: string; readonly was: Was }
   | ({ readonly do: 'attributes'; readonly path: string } & Owned)
-  | { readonly do: 'move'; readonly from: string; readonly to: string }
+  /** `id` is what was to be moved: by name alone a second undo could not tell it from what is back in its place. */
+  | { readonly do: 'move'; readonly from: string; readonly to: string; readonly id: string | undefined }
   /** A tree that was put aside under a name beside it. */
   | { readonly do: 'bring back'; readonly path: string; readonly aside: string }
   | { readonly do: 'erase'; readonly path: string }
   | {
       readonly do: 'user';
       readonly name: string;
-      readonly was?: { readonly home: string; readonly shell: string };
+      readonly was?: { readonly home: string; readonly shell: string; readonly gid: number };
     }
   | { readonly do: 'owners'; readonly path: string; readonly list: string }
   | { readonly do: 'services' };
@@ -82,7 +85,7 @@ export function prepareUndo(host: Host, step: Step, backup: string): Undo {
         ? { do: 'bring back', path: step.path, aside: asideName(step.path, backup) }
         : { do: 'restore', path: step.path, was: lookAt(host, step.path, backup) };
     case 'move':
-      return { do: 'move', from: step.from, to: step.to };
+      return { do: 'move', from: step.from, to: step.to, id: identity(host, step.from) };
     case 'release':
       return { do: 'erase', path: step.path };
     case 'venv':
@@ -91,19 +94,10 @@ export function prepareUndo(host: Host, step: Step, backup: string): Undo {
       const now = host.user(step.name);
       return now === undefined
         ? { do: 'user', name: step.name }
-        : { do: 'user', name: step.name, was: { home: now.home, shell: now.shell } };
+        : { do: 'user', name: step.name, was: { home: now.home, shell: now.shell, gid: now.gid } };
     }
     case 'share': {
-      writeFileSync(
-        backup,
-        listOwners(host, step.path)
-          .map((row) => JSON.stringify(row))
-          .join('\n'),
-        {
-          mode: 0o600,
-          flush: true,
-        },
-      );
+      writeRows(host, step.path, backup);
       return { do: 'owners', path: step.path, list: backup };
     }
     case 'services':
@@ -136,11 +130,11 @@ export function undoStep(host: Host, undo: Undo): void {
       return;
     }
     case 'attributes': {
-      setAttributes(host.at(undo.path), undo);
+      if (host.entry(undo.path) !== undefined) setAttributes(host.at(undo.path), undo);
       return;
     }
     case 'move':
-      if (host.entry(undo.from) === undefined && host.entry(undo.to) !== undefined)
+      if (host.entry(undo.from) === undefined && isSame(host, undo))
         renameSync(host.at(undo.to), host.at(undo.from));
       return;
     case 'bring back':
@@ -156,10 +150,21 @@ export function undoStep(host: Host, undo: Undo): void {
       return;
     }
     case 'owners': {
-      restoreOwners(host, undo.path, readRows(undo.list));
+      if (host.entry(undo.path)?.kind === 'directory') restoreOwners(host, undo.path, readRows(undo.list));
       return;
     }
   }
+}
+
+/** Device and inode. */
+function identity(host: Host, path: string): string | undefined {
+  const stats = lstatSync(host.at(path), { bigint: true, throwIfNoEntry: false });
+  return stats === undefined ? undefined : `${String(stats.dev)}:${String(stats.ino)}`;
+}
+
+function isSame(host: Host, { to, id }: Extract<Undo, { do: 'move' }>): boolean {
+  const now = identity(host, to);
+  return now !== undefined && now === id;
 }
 
 function restore(host: Host, path: string, was: Was): void {
@@ -213,15 +218,47 @@ function restoreUser(host: Host, { name, was }: Extract<Undo, { do: 'user' }>): 
   if (was === undefined) {
     host.must(['userdel', name]);
     if (host.group(name) !== undefined) host.run(['groupdel', name]);
-  } else if (was.shell !== now.shell || was.home !== now.home)
-    host.must(['usermod', '--shell', was.shell, '--home', was.home, name]);
+  } else if (was.shell !== now.shell || was.home !== now.home || was.gid !== now.gid)
+    host.must(['usermod', '--shell', was.shell, '--home', was.home, '--gid', String(was.gid), name]);
 }
 
-function readRows(list: string): OwnerRow[] {
-  return readFileSync(list, 'utf8')
-    .split('\n')
-    .filter(Boolean)
-    .map((line) => JSON.parse(line) as OwnerRow);
+const ROWS_AT_ONCE = 1000;
+
+/** In pieces: a workspace may have a million files, and their paths the length that Linux allows. */
+function writeRows(host: Host, path: string, file: string): void {
+  const fd = openSync(file, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
+  try {
+    let rows: string[] = [];
+    const flush = () => {
+      writeFileSync(fd, rows.join(''));
+      rows = [];
+    };
+    listOwners(host, path, (row) => {
+      rows.push(`${JSON.stringify(row)}\n`);
+      if (rows.length >= ROWS_AT_ONCE) flush();
+    });
+    flush();
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A last line that was cut off belongs to a step that had not begun. */
+function* readRows(list: string): Generator<OwnerRow> {
+  const fd = openSync(list, constants.O_RDONLY);
+  try {
+    const piece = Buffer.alloc(1 << 16);
+    let rest = '';
+    for (let size = readSync(fd, piece); size > 0; size = readSync(fd, piece)) {
+      // Hexadecimal digits and numbers: no character is cut in two.
+      const lines = (rest + piece.toString('latin1', 0, size)).split('\n');
+      rest = lines.pop() ?? '';
+      for (const line of lines) yield JSON.parse(line) as OwnerRow;
+    }
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** What undos that are not needed any more have put aside. */
@@ -246,13 +283,21 @@ export function stopServices(host: Host): void {
   }
 }
 
-/** The services as they were, with the units that are back in place. */
-export function startServices(host: Host, before: readonly ServiceState[]): void {
-  host.must(['systemctl', 'daemon-reload']);
-  for (const { unit, active, enabled } of before) {
+/**
+ * The services as they were, with the units that are back in place. What they ran with may not be startable any more
+ * (settings that somebody has changed since): then that is said, and all else is as it was.
+ *
+ * @returns a line for each that did not start
+ */
+export function startServices(host: Host, before: readonly ServiceState[]): string[] {
+  host.run(['systemctl', 'daemon-reload']);
+  return before.flatMap(({ unit, active, enabled }) => {
     host.run(['systemctl', 'reset-failed', unit]);
-    if (host.entry(`/etc/systemd/system/${unit}`) === undefined) continue;
-    if (enabled) host.must(['systemctl', 'enable', '--quiet', unit]);
-    if (active) host.must(['systemctl', 'start', unit]);
-  }
+    if (host.entry(`/etc/systemd/system/${unit}`) === undefined) return [];
+    if (enabled) host.run(['systemctl', 'enable', '--quiet', unit]);
+    const started = active ? host.run(['systemctl', 'start', unit]).code === 0 : true;
+    return started
+      ? []
+      : [`${unit} does not start with what was there before (journalctl -u ${unit} says why)`];
+  });
 }

@@ -3,16 +3,19 @@ import { rmSync } from 'node:fs';
 import { LOGS, SETTINGS_FILE } from './desired.ts';
 import { FIREWALL_FILE } from './firewall.ts';
 import { STATE, type Host } from './host.ts';
+import { parseSettings } from './settings.ts';
 import { UNIT_NAMES } from './units.ts';
 import { SERVICES } from './undo.ts';
 
 const FILES = [
   '/etc/logrotate.d/nox',
+  '/usr/local/sbin/noxctl',
   FIREWALL_FILE,
   '/etc/apparmor.d/nox-bwrap',
-  '/etc/sysctl.d/60-nox.conf',
+  '/etc/sysctl.d/99-zz-nox.conf',
 ];
 const SYSTEM = '/etc/systemd/system';
+const FIREWALL_UNIT = 'nox-firewall.service';
 
 /**
  * What would go and what would stay, in this order.
@@ -23,18 +26,36 @@ export function uninstallPlan(
   host: Host,
   purge: boolean,
 ): { readonly remove: string[]; readonly keep: string[] } {
-  const own = ['/opt/nox', STATE, ...UNIT_NAMES.map((name) => `${SYSTEM}/${name}`), ...FILES];
-  const data = ['/home/nox', SETTINGS_FILE];
+  const units = [...UNIT_NAMES, FIREWALL_UNIT].map((name) => `${SYSTEM}/${name}`);
+  const own = ['/opt/nox', STATE, ...units, ...dropIns(host), ...FILES];
+  const copies = host.names('/etc/default').filter((name) => name.startsWith('nox-api.bak.'));
+  const data = ['/home/nox', SETTINGS_FILE, ...copies.map((name) => `/etc/default/${name}`)];
+  const sandbox = parseSettings(host.text(SETTINGS_FILE) ?? '')['NOX_SANDBOX'] ?? '';
+  // A place of the administrator's, who may have more in it than runs have made.
+  const elsewhere = sandbox === '' || sandbox.startsWith('/home/nox/') ? [] : [sandbox];
   const there = (paths: readonly string[]): string[] =>
     paths.filter((path) => host.entry(path) !== undefined);
-  return purge ? { remove: there([...own, ...data]), keep: [] } : { remove: there(own), keep: there(data) };
+  return purge
+    ? { remove: there([...own, ...data]), keep: there(elsewhere) }
+    : { remove: there(own), keep: there([...data, ...elsewhere]) };
 }
+
+function dropIns(host: Host): string[] {
+  const ours = /^nox(-api|-runner)?\.(service|slice)\.d(\.bak\.\d+)?$/;
+  return host
+    .names(SYSTEM)
+    .filter((name) => ours.test(name))
+    .map((name) => `${SYSTEM}/${name}`);
+}
+
+/** Users whom `purge` takes away. */
+export const USERS = ['nox-runner', 'nox'] as const;
 
 /** May be repeated: what was interrupted is finished by the next call. */
 export function uninstall(host: Host, purge: boolean, say: (line: string) => void): void {
   const { remove, keep } = uninstallPlan(host, purge);
   // The firewall's unit was made by a command of its own, but is of no use without Nox.
-  for (const unit of [...SERVICES.toReversed(), 'nox-firewall.service']) {
+  for (const unit of [...SERVICES.toReversed(), FIREWALL_UNIT]) {
     if (host.entry(`${SYSTEM}/${unit}`) === undefined) continue;
     host.run(['systemctl', 'disable', '--now', '--quiet', unit]);
   }
@@ -45,21 +66,22 @@ export function uninstall(host: Host, purge: boolean, say: (line: string) => voi
     // rm(1)'s way: a link is removed, not followed.
     rmSync(host.at(path), { recursive: true, force: true });
   }
-  rmSync(host.at(`${SYSTEM}/nox-firewall.service`), { force: true });
   host.run(['systemctl', 'daemon-reload']);
   for (const unit of SERVICES) host.run(['systemctl', 'reset-failed', unit]);
   if (purge) {
-    for (const user of ['nox-runner', 'nox']) {
+    for (const user of USERS) {
       if (host.user(user) === undefined) continue;
       say(`remove user ${user}`);
-      host.run(['userdel', user]);
+      host.must(['userdel', user]);
     }
-    if (host.group('nox') !== undefined) host.run(['groupdel', 'nox']);
+    if (host.group('nox') !== undefined) host.must(['groupdel', 'nox']);
   }
   for (const path of keep) say(`kept: ${path}`);
-  if (keep.length > 0) {
+  if (!purge && keep.length > 0) {
     say(`kept: the users nox and nox-runner, to whom files in ${LOGS.replace(/\/logs$/, '')} belong`);
     const byPackage = process.env['DPKG_MAINTSCRIPT_NAME'] !== undefined;
-    say(`to take these away as well: ${byPackage ? 'apt-get purge nox' : 'noxctl uninstall --purge'}`);
+    say(
+      `to take these away as well: ${byPackage ? 'apt-get purge nox' : 'make uninstall ARGS=--purge, in the clone'}`,
+    );
   }
 }

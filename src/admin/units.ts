@@ -105,7 +105,7 @@ IPAddressDeny=any
 IPAddressAllow=localhost`;
   }
   return `# IPAddressDeny= is missing: NOX_BIND_ADDR=${bindAddress} is there to be reached by other machines. To let in only
-# some of them: IPAddressDeny=any and IPAddressAllow= with their addresses, by systemctl edit nox-api.`;
+# some of them: noxctl firewall ADDRESS... --apply. A drop-in would be put aside by the next install or repair.`;
 }
 
 function gateway(settings: UnitSettings): string {

@@ -8,7 +8,7 @@ import { escapeChecks, PROBES } from '../runner/escapes.ts';
 import { API_UNIT } from './legacy.ts';
 import type { Context, Judged } from './fact.ts';
 import type { Host } from './host.ts';
-import { baseUrl, health, selfTest } from './selftest.ts';
+import { baseUrl, bounded, CALL_SECONDS, health, selfTest } from './selftest.ts';
 
 /** What systemd says of the gateway's unit when the lines of the contract are in force. */
 const IN_FORCE: Readonly<Record<string, string>> = {
@@ -43,7 +43,7 @@ export async function checkRunning({ host, desired }: Context): Promise<Check[]>
       name: 'health',
       pass: said.ok,
       value: `${baseUrl(config)}: ${said.said}`,
-      remedy: 'make repair; the reason is in journalctl -u nox-runner -u nox-api',
+      remedy: 'noxctl repair; the reason is in journalctl -u nox-runner -u nox-api',
     },
   ];
   if (!said.ok) return checks;
@@ -69,7 +69,7 @@ function hardening(host: Host): Check {
       wrong.length === 0
         ? `${String(names.length)} directives in force`
         : wrong.map((name) => `${name} is ${shown[name] || 'not set'}`).join('; '),
-    remedy: host.text(API_UNIT) === undefined ? 'make install' : 'make harden',
+    remedy: host.text(API_UNIT) === undefined ? 'noxctl install' : 'noxctl harden',
   };
 }
 
@@ -78,7 +78,7 @@ function processOf(host: Host, unit: string, user: string): Check {
   const pid = host.run(['systemctl', 'show', '--property=MainPID', '--value', unit]).stdout.trim();
   const status = pid === '' || pid === '0' ? undefined : statusOf(pid);
   const name = `process of ${unit.replace('.service', '')}`;
-  const remedy = `systemctl restart ${unit}; make repair`;
+  const remedy = `systemctl restart ${unit}; noxctl repair`;
   if (status === undefined) return { name, pass: false, value: 'not running', remedy };
   const uid = String(host.user(user)?.uid);
   const faults = [
@@ -126,7 +126,7 @@ function socket(host: Host): Check {
 }
 
 async function calls({ host, desired }: Pick<Context, 'host' | 'desired'>): Promise<Check> {
-  const remedy = 'journalctl -u nox-runner -u nox-api says why; make repair';
+  const remedy = 'journalctl -u nox-runner -u nox-api says why; noxctl repair';
   try {
     return { name: 'calls', pass: true, value: (await selfTest(host, desired.config)).join(' '), remedy };
   } catch (error) {
@@ -141,8 +141,12 @@ async function escapes(config: Context['desired']['config']): Promise<Check[]> {
       method: 'POST',
       headers: { authorization: `Bearer ${config.token}` },
       body: JSON.stringify({ code: PROBES }),
+      signal: AbortSignal.timeout(CALL_SECONDS * 1000),
     });
-    const { stdout = '', stderr = '' } = (await response.json()) as { stdout?: string; stderr?: string };
+    const { stdout = '', stderr = '' } = JSON.parse(await bounded(response)) as {
+      stdout?: string;
+      stderr?: string;
+    };
     return escapeChecks(stdout, stderr.trim());
   } catch (error) {
     return escapeChecks('', (error as Error).message);

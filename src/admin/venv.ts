@@ -6,6 +6,7 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Host, Ran } from './host.ts';
 import type { VenvPlan } from './steps.ts';
+import { hideSecrets } from './settings.ts';
 import { setAttributes } from './undo.ts';
 
 export const VENV = '/opt/nox/.venv';
@@ -31,9 +32,8 @@ export function buildVenv(host: Host, plan: VenvPlan): void {
   must(as([python, '-I', '-m', 'venv', ...system, real]), `build a Python environment at ${staging}`);
   if (plan.from !== undefined) bringPackages(host, plan, as);
   if (plan.index !== '' && plan.requirements !== '') {
-    const source = plan.index.startsWith('/')
-      ? ['--no-index', '--find-links', plan.index]
-      : ['--index-url', plan.index];
+    const isPlace = plan.index.startsWith('/');
+    const source = isPlace ? ['--no-index', '--find-links', plan.index] : [];
     const hashes = plan.requirements.includes('--hash=') ? ['--require-hashes'] : [];
     const pip = [join(real, 'bin/python3'), '-I', '-m', 'pip', 'install', '--no-input', '--no-cache-dir'];
     const options = [
@@ -44,9 +44,13 @@ export function buildVenv(host: Host, plan: VenvPlan): void {
       '-r',
       '/dev/stdin',
     ];
+    // In the environment, not on the command line: an address may hold a password, and /proc shows command lines.
+    const address = isPlace ? '' : 'read -r PIP_INDEX_URL; export PIP_INDEX_URL; ';
+    // Through cat: what we write to is a socket, which cannot be opened as /dev/stdin.
+    const shell = ['sh', '-c', `${address}cat | "$@"`, 'sh'];
     must(
-      as([...pip, ...options], plan.requirements),
-      `install ${plan.requirements.trim()} from ${plan.index}`,
+      as([...shell, ...pip, ...options], isPlace ? plan.requirements : `${plan.index}\n${plan.requirements}`),
+      `install ${plan.requirements.trim()} from ${hideSecrets(plan.index)}`,
     );
   }
   // Programs of the environment name it in their first line, and it will be moved.
@@ -88,7 +92,7 @@ function bringPackages(
 export function questionVenv(host: Host, owner: string, group: string, path: string): string {
   const code = 'import sys; print(sys.prefix, "%d.%d.%d" % sys.version_info[:3])';
   return must(
-    host.runAs(owner, group, [host.at(join(path, 'bin/python3')), '-I', '-c', code]),
+    host.runAs(owner, group, [host.at(join(path, 'bin/python3')), '-I', '-c', code], { seconds: 60 }),
     `${path}/bin/python3`,
   ).trim();
 }

@@ -11,6 +11,7 @@ import { interrupted, lastKept, recover, rollBack, Transaction } from './journal
 import { API_UNIT, isUnhardened } from './legacy.ts';
 import { writeRepairReport } from './report.ts';
 import { selfTest } from './selftest.ts';
+import { hideSecrets, parseSettings } from './settings.ts';
 import { preview, title, type Step } from './steps.ts';
 
 export type Verb = 'install' | 'harden' | 'repair' | 'repair-v2';
@@ -46,20 +47,35 @@ function look(fact: Fact, context: Context): Finding {
 
 /** To be called first by every command that changes the machine. */
 export function undoInterrupted(host: Host, say: (line: string) => void): void {
-  for (const { verb, started } of recover(host)) say(`undone: ${verb} of ${started}, which was interrupted`);
+  for (const { head, left } of recover(host)) {
+    say(`undone: ${head.verb} of ${head.started}, which was interrupted`);
+    for (const line of left) say(`not put back: ${line}`);
+  }
 }
 
 /** @throws AdminError when the machine could not be brought to the state that it should have */
 export async function ensure(verb: Verb, order: Order): Promise<void> {
-  const { host, source, now, say, dryRun } = order;
+  const { host, say, dryRun } = order;
   if (dryRun)
     for (const { verb: open } of interrupted(host)) say(`interrupted: ${open}; it would be undone first`);
   else undoInterrupted(host, say);
+  await achieve(verb, order);
+}
+
+/** What `ensure` does when nothing is left of an interrupted command; also within the transaction of a restore. */
+export async function achieve(verb: Verb, order: Order): Promise<void> {
+  const { host, source, now, say, dryRun } = order;
   if (verb === 'harden' && host.text(API_UNIT) === undefined)
-    throw new AdminError('harden: Nox is not installed on this machine: make install');
+    throw new AdminError('harden: Nox is not installed on this machine: noxctl install');
 
   const context: Context = { host, desired: desire(host, source), now, rebuild: verb === 'repair-v2' };
   const unhardened = isUnhardened(host);
+  const changes = settingsChanged(host.text(SETTINGS_FILE), context.desired.settings);
+  if (verb === 'install' && !unhardened && changes.length > 0)
+    throw new AdminError(
+      `${SETTINGS_FILE} cannot be used; nothing was changed:\n  ${changes.join('\n  ')}\nmend it, or let noxctl repair do what is said here`,
+    );
+  for (const line of changes) say(`settings: ${line}`);
   const broken = examine(context).filter(({ finding }) => !finding.pass);
   const planned = planOf(context, broken);
   for (const { fact, finding } of broken) say(`${fact.name}: ${finding.value}`);
@@ -68,11 +84,41 @@ export async function ensure(verb: Verb, order: Order): Promise<void> {
     for (const step of planned) say(`would ${preview(step, host)}`);
     return;
   }
-  if (planned.length > 0) await carryOut(verb, order, planned, () => verify(context, say), unhardened);
-  else await test(context, say);
-  if (unhardened) say('the way back: make rollback');
+  const repairs = verb.startsWith('repair');
+  try {
+    if (planned.length > 0) await carryOut(verb, order, planned, () => verify(context, say), unhardened);
+    else await testOrRestart(context, repairs, order);
+  } catch (error) {
+    if (repairs) writeRepairReport(context, verb, broken, planned, (error as Error).message, say);
+    throw error;
+  }
+  if (unhardened) say('the way back: noxctl rollback');
   keepGoodSettings(context);
-  if (verb.startsWith('repair')) writeRepairReport(context, verb, broken, planned);
+  if (repairs) writeRepairReport(context, verb, broken, planned, undefined, say);
+}
+
+/** Processes that hang look well from outside: then a repair starts them again. */
+async function testOrRestart(context: Context, repairs: boolean, order: Order): Promise<void> {
+  const { say } = order;
+  try {
+    await test(context, say);
+  } catch (error) {
+    if (!repairs) throw error;
+    say((error as Error).message);
+    await carryOut('repair', order, [RESTART], () => verify(context, say), false);
+  }
+}
+
+/** What the desired settings change of those that are there: unknown names, values that cannot be used. */
+function settingsChanged(now: string | undefined, then: string): string[] {
+  const after = parseSettings(then);
+  return Object.entries(parseSettings(now ?? '')).flatMap(([name, value]) => {
+    if (after[name] === value) return [];
+    const shown = hideSecrets(`${name}=${value}`);
+    const other =
+      after[name] === undefined ? 'it is taken out of force' : hideSecrets(`${name}=${after[name]}`);
+    return [`${shown} cannot be used: ${other}`];
+  });
 }
 
 /** @throws AdminError for a fact that no change of ours can mend */
@@ -106,6 +152,7 @@ export async function carryOut(
 ): Promise<void> {
   const { host, now, say } = order;
   const transaction = Transaction.begin(host, name, now);
+  const installed: string[] = [];
   let at = 'begin';
   try {
     for (const [index, step] of steps.entries()) {
@@ -115,17 +162,29 @@ export async function carryOut(
       if (order.dieAt === index) process.kill(process.pid, 'SIGKILL');
       say(at);
       applyStep(host, step, backup);
+      if (step.do === 'packages') installed.push(...step.names);
     }
     at = 'verification';
     if (order.failAt === steps.length) throw new Error('told to fail here');
     await verify();
   } catch (error) {
     say(`failed: ${at}`);
-    transaction.undo();
-    const why = `${name} failed at: ${at}\n${(error as Error).message}\neverything is as it was before`;
-    throw new AdminError(why, { cause: error });
+    const lines = [`${name} failed at: ${at}`, (error as Error).message];
+    const left = undoneOrWhy(transaction);
+    if (installed.length > 0) left.push(`these Debian packages stay installed: ${installed.join(' ')}`);
+    lines.push(`everything is as it was before${left.length === 0 ? '' : ', but:'}`, ...left);
+    throw new AdminError(lines.join('\n'), { cause: error });
   }
   transaction.commit(keep);
+}
+
+/** The first failure is what has to be told; one of the undo comes after it. */
+function undoneOrWhy(transaction: Transaction): string[] {
+  try {
+    return transaction.undo();
+  } catch (error) {
+    return [`the undo was interrupted and is gone on with by the next command: ${(error as Error).message}`];
+  }
 }
 
 async function verify(context: Context, say: (line: string) => void): Promise<void> {
@@ -161,6 +220,6 @@ export function rollback(host: Host, say: (line: string) => void): void {
     throw new AdminError(
       'rollback: there is no harden to go back from (a fresh installation is hardened from its start)',
     );
-  rollBack(host);
+  for (const line of rollBack(host)) say(`not put back: ${line}`);
   say(`back to the state before ${last.verb} of ${last.started}; ${SETTINGS_FILE} has its old text`);
 }

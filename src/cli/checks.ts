@@ -9,8 +9,19 @@ export function printChecks(checks: readonly Check[]): boolean {
   return failed === 0;
 }
 
+const SHOWN = 500;
+
+/** What comes from a run or from the gateway may be written for the terminal, not for its reader. */
+export function plain(text: string): string {
+  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, (sign) => (sign === '\n' || sign === '\t' ? sign : '\u{FFFD}'));
+}
+
+function printable(text: string): string {
+  return text.length > SHOWN ? `${plain(text.slice(0, SHOWN))}…` : plain(text);
+}
+
 export function printCheck({ name, pass, value, remedy }: Check): boolean {
-  process.stdout.write(`${pass ? 'PASS' : 'FAIL'}  ${name.padEnd(24)} ${value}\n`);
+  process.stdout.write(`${pass ? 'PASS' : 'FAIL'}  ${printable(name).padEnd(24)} ${printable(value)}\n`);
   if (!pass) process.stdout.write(`      remedy: ${remedy}\n`);
   return pass;
 }

@@ -5,23 +5,25 @@
  * lock ends with it, however it ends.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseConfig, type Config } from '../config.ts';
 import { applyStep } from '../admin/apply.ts';
 import { backup, restorePlan, unpack } from '../admin/backup.ts';
 import { desire, SETTINGS_FILE } from '../admin/desired.ts';
-import { Host, STATE } from '../admin/host.ts';
+import { Host } from '../admin/host.ts';
+import { interrupted } from '../admin/journal.ts';
 import { isUnhardened, timestamp } from '../admin/legacy.ts';
-import { CURRENT } from '../admin/release.ts';
+import { CURRENT, isRelease, readRelease, RELEASES } from '../admin/release.ts';
 import { FIREWALL_FILE, firewallText, firewallUnit, sshPorts } from '../admin/firewall.ts';
 import { proxyCommand } from '../admin/proxy.ts';
 import { asEnvironment } from '../admin/settings.ts';
 import { status } from '../admin/status.ts';
-import { uninstall, uninstallPlan } from '../admin/uninstall.ts';
+import { uninstall, uninstallPlan, USERS } from '../admin/uninstall.ts';
 import { checkRunning, judged } from '../admin/validate.ts';
 import {
+  achieve,
   carryOut,
   ensure,
   examine,
@@ -30,9 +32,10 @@ import {
   type Order,
   type Verb,
 } from '../admin/verbs.ts';
-import { printChecks } from './checks.ts';
+import { plain, printChecks } from './checks.ts';
 
-const LOCK = `${STATE}/lock`;
+/** Not below the state, which `uninstall` takes away while it holds it. */
+const LOCK = '/run/nox-admin.lock';
 const BUSY = 75;
 const LOCKED = 'LOCKED_BY_NOXCTL';
 
@@ -54,6 +57,10 @@ interface Call {
 interface Command {
   readonly help: string;
   readonly locks: boolean;
+  /** Can show what it would do. */
+  readonly dryRuns?: true;
+  /** Takes a FILE. */
+  readonly takesFile?: true;
   /** Its words are options of its own. */
   readonly ownOptions?: true;
   /** @returns the exit code */
@@ -71,9 +78,15 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   install: {
     help: 'install, upgrade, or leave alone what is as it should be',
     locks: true,
+    dryRuns: true,
     run: change('install'),
   },
-  harden: { help: 'bring an older installation to the hardened state', locks: true, run: change('harden') },
+  harden: {
+    help: 'bring an older installation to the hardened state',
+    locks: true,
+    dryRuns: true,
+    run: change('harden'),
+  },
   rollback: {
     help: 'back to the state before the last harden',
     locks: true,
@@ -82,8 +95,18 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       return 0;
     },
   },
-  repair: { help: 'find what is broken and mend only that', locks: true, run: change('repair') },
-  'repair-v2': { help: 'the same, and build anew what is broken', locks: true, run: change('repair-v2') },
+  repair: {
+    help: 'find what is broken and mend only that',
+    locks: true,
+    dryRuns: true,
+    run: change('repair'),
+  },
+  'repair-v2': {
+    help: 'the same, and build anew what is broken',
+    locks: true,
+    dryRuns: true,
+    run: change('repair-v2'),
+  },
   validate: {
     help: 'check everything, also by escaping from a real run: PASS or FAIL, remedy',
     locks: false,
@@ -97,6 +120,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   backup: {
     help: 'FILE: settings, token and workspace, for root alone',
     locks: true,
+    takesFile: true,
     run: ({ host, words }) => {
       const file = fileOf(words);
       backup(host, file, installedVersion(host), new Date());
@@ -104,7 +128,12 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       return 0;
     },
   },
-  restore: { help: 'FILE: put settings and workspace of a backup in place', locks: true, run: restoreFrom },
+  restore: {
+    help: 'FILE: put settings and workspace of a backup in place',
+    locks: true,
+    takesFile: true,
+    run: restoreFrom,
+  },
   proxy: {
     help: 'caddy|nginx --lan NAME or --domain NAME [--cert FILE --key FILE]: print the configuration of a reverse proxy',
     locks: false,
@@ -123,20 +152,17 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   uninstall: {
     help: 'take away what install made; --purge: workspaces, settings and users too',
     locks: true,
+    dryRuns: true,
     run: remove,
   },
 };
 
 function say(line: string): void {
-  process.stdout.write(`${line}\n`);
+  process.stdout.write(`${plain(line)}\n`);
 }
 
-function fileOf(words: readonly string[]): string {
-  const [file] = words;
-  if (file === undefined)
-    throw new Error('name the file of the backup: noxctl backup FILE, noxctl restore FILE');
-  return resolve(file);
-}
+/** The one word of backup and restore, which `refuseWords` has seen to be there. */
+const fileOf = ([file = '']: readonly string[]): string => resolve(file);
 
 function installedVersion(host: Host): string {
   return host.linkTarget(CURRENT)?.replace('releases/', '') ?? 'none';
@@ -152,24 +178,30 @@ async function validate({ host, order }: Call): Promise<number> {
   return printChecks([...examine(context).map(judged), ...(await checkRunning(context))]) ? 0 : 1;
 }
 
+/** One transaction: what the settings of the backup ask for is made true in it, or all is as it was. */
 async function restoreFrom({ host, words, order }: Call): Promise<number> {
   const file = fileOf(words);
   undoInterrupted(host, say);
-  if (host.entry(CURRENT) === undefined) throw new Error('restore: install Nox first: make install');
+  if (host.entry(CURRENT) === undefined) throw new Error('restore: install Nox first: noxctl install');
   const stamp = timestamp(order.now);
   const unpacked = unpack(host, file, stamp);
   const { manifest, sandbox, fresh } = unpacked;
   const aside = `${sandbox}.bak.${stamp}`;
   try {
-    await carryOut('restore', order, restorePlan(host, unpacked, aside), () => Promise.resolve(), false);
+    await carryOut(
+      'restore',
+      order,
+      restorePlan(host, unpacked, aside, stamp),
+      // A later one in the journal: what is undone first.
+      () => achieve('repair', { ...order, now: new Date(order.now.getTime() + 1) }),
+      false,
+    );
   } catch (error) {
-    rmSync(fresh, { recursive: true, force: true });
+    if (interrupted(host).length === 0) rmSync(fresh, { recursive: true, force: true });
     throw error;
   }
   say(`restored settings, token and workspace of ${manifest.made} (${manifest.version})`);
-  say(`the workspace that was here is in ${aside}`);
-  // The settings may ask for other units; and the services are to start again.
-  await ensure('install', order);
+  say(`what was here is in ${aside} and ${SETTINGS_FILE}.bak.${stamp}`);
   return 0;
 }
 
@@ -192,6 +224,8 @@ function firewall({ host, words }: Call): number {
   }
   const root = { mode: 0o644, owner: 'root', group: 'root' } as const;
   const unit = '/etc/systemd/system/nox-firewall.service';
+  if (host.run(['nft', '--version']).code !== 0)
+    throw new Error('firewall: this machine has no nft: apt-get install nftables');
   host.must(['nft', '--check', '--file', '/dev/stdin'], { stdin: text });
   applyStep(host, { do: 'file', path: FIREWALL_FILE, text, ...root }, '');
   applyStep(host, { do: 'file', path: unit, text: firewallUnit(), ...root }, '');
@@ -207,6 +241,7 @@ function remove({ host, purge, order }: Call): number {
   if (!order.dryRun) uninstall(host, purge, say);
   else {
     for (const path of paths) say(`would remove ${path}`);
+    if (purge) for (const user of USERS) say(`would remove user ${user}`);
     for (const path of keep) say(`would keep ${path}`);
   }
   return 0;
@@ -214,45 +249,110 @@ function remove({ host, purge, order }: Call): number {
 
 function usage(): string {
   const lines = Object.entries(COMMANDS).map(([name, { help }]) => `  ${name.padEnd(12)} ${help}`);
-  return `usage: noxctl COMMAND [--dry-run] [--source TREE]\n${lines.join('\n')}\n`;
+  return `usage: noxctl COMMAND [--source TREE]
+${lines.join('\n')}
+install, harden, repair, repair-v2, uninstall --dry-run: show what would be done
+exit codes: 0 done, well; 1 failed, not well; 2 not understood; 3 (status) down; 75 another command is at work
+`;
+}
+
+/** What was typed cannot be meant. */
+class UsageError extends Error {
+  override readonly name = 'UsageError';
+}
+
+function version(): string {
+  const { version: number } = JSON.parse(readFileSync(join(OWN_TREE, 'package.json'), 'utf8')) as {
+    version: string;
+  };
+  return number;
+}
+
+function parse(name: string, command: Command, rest: readonly string[]) {
+  try {
+    const options = { options: OPTIONS, allowPositionals: true, args: [...rest] } as const;
+    const parsed = parseArgs(command.ownOptions === true ? { ...options, args: [] } : options);
+    refuseWords(name, command, command.ownOptions === true ? [] : parsed.positionals);
+    if (parsed.values['dry-run'] && command.dryRuns !== true)
+      throw new UsageError(`${name} has no --dry-run; nothing was done`);
+    if (parsed.values.purge && name !== 'uninstall') throw new UsageError('--purge is for uninstall');
+    return parsed;
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    // Node's own text goes on to advise what would carry the command out.
+    throw new UsageError(`${name}: ${(error as Error).message.split('. ')[0] ?? ''}`);
+  }
+}
+
+function refuseWords(name: string, { takesFile }: Command, words: readonly string[]): void {
+  if (takesFile === true && words.length !== 1)
+    throw new UsageError(`name the file of the backup: noxctl ${name} FILE`);
+  if (takesFile !== true && words.length > 0)
+    throw new UsageError(`${name}: ${words.join(' ')}: is no option of it; nothing was done`);
 }
 
 /** The tree that this program is a part of. */
 const OWN_TREE = join(import.meta.dirname, '../..');
+/** Where the Debian package has its program. */
+const PACKAGE = '/usr/lib/nox';
 
 async function main(): Promise<number> {
   const [name = '', ...rest] = process.argv.slice(2);
-  const command = COMMANDS[name];
-  if (command === undefined) {
-    process.stderr.write(usage());
-    return 2;
+  if (['help', '--help', '-h'].includes(name) || rest.includes('--help')) {
+    say(usage().trimEnd());
+    return 0;
   }
+  if (name === '--version') {
+    say(version());
+    return 0;
+  }
+  const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (command === undefined)
+    throw new UsageError(
+      `${name === '' ? 'name a command' : `no such command: ${name}`}\n${usage().trimEnd()}`,
+    );
   process.umask(0o022);
-  const own = command.ownOptions === true;
-  const { values, positionals } = parseArgs({
-    options: OPTIONS,
-    allowPositionals: true,
-    args: own ? [] : rest,
-  });
-  const words = own ? rest : positionals;
+  const { values, positionals } = parse(name, command, rest);
+  const words = command.ownOptions === true ? rest : positionals;
   const dryRun = values['dry-run'];
   if (command.locks && !dryRun) {
     if (process.getuid?.() !== 0) throw new Error(`${name} changes the machine: run it as root (sudo)`);
     if (process.env[LOCKED] === undefined) return startLocked(name);
-    writeFileSync(LOCK, `${name}, process ${String(process.pid)}\n`);
+    noteHolder(`${name}, process ${String(process.pid)}\n`);
   }
   const host = new Host();
   const order: Order = {
-    ...{ host, source: values.source ?? OWN_TREE, now: new Date(), say, dryRun },
+    ...{ host, source: values.source ?? sourceFor(host, name), now: new Date(), say, dryRun },
     ...(values['fail-at'] === undefined ? {} : { failAt: Number(values['fail-at']) }),
     ...(values['die-at'] === undefined ? {} : { dieAt: Number(values['die-at']) }),
   };
   return command.run({ host, order, purge: values.purge, words });
 }
 
+/**
+ * What is broken is mended from the program that is in use, whatever the clone has become meanwhile: from a whole tree
+ * of it where there is one, which the installed one itself may not be any more.
+ */
+function sourceFor(host: Host, name: string): string {
+  const id = host.linkTarget(CURRENT)?.replace('releases/', '') ?? '';
+  const installed = join(RELEASES, id);
+  const usesInstalled = ['repair', 'repair-v2', 'validate', 'restore'].includes(name);
+  if (!usesInstalled || id === '' || !isRelease(installed)) return OWN_TREE;
+  const whole = [OWN_TREE, PACKAGE].filter((tree) => tree !== installed && existsSync(tree));
+  return whole.find((tree) => readRelease(tree).id === id) ?? installed;
+}
+
+/** Only for whoever finds the lock taken; a full disk must not keep a command from its work. */
+function noteHolder(text: string): void {
+  try {
+    writeFileSync(LOCK, text);
+  } catch {
+    // Then the lock does not say whose it is.
+  }
+}
+
 /** @returns the exit code of this program, started again with the lock held */
 function startLocked(name: string): number {
-  mkdirSync(STATE, { recursive: true, mode: 0o700 });
   if (!existsSync(LOCK)) writeFileSync(LOCK, '', { mode: 0o600 });
   const held = readFileSync(LOCK, 'utf8').trim();
   const words = [
@@ -278,6 +378,8 @@ try {
   process.exitCode = await main();
 } catch (error) {
   const { message, code } = error as NodeJS.ErrnoException;
-  process.stderr.write(`nox: ${message}${code === 'EACCES' ? ': only root may do this (sudo)' : ''}\n`);
-  process.exitCode = 1;
+  process.stderr.write(
+    `nox: ${plain(message)}${code === 'EACCES' ? ': only root may do this (sudo)' : ''}\n`,
+  );
+  process.exitCode = error instanceof UsageError ? 2 : 1;
 }

@@ -4,7 +4,10 @@ Run by `make validate`. Each probe calls the kernel directly, as an attacker wou
 kernel refused; a probe that cannot be carried out counts as broken. System call numbers: asm/unistd_64.h for x86_64,
 asm-generic/unistd.h for aarch64.
 """
-import ctypes, errno, fcntl, json, mmap, os, platform, resource, socket, struct, sys
+import sys
+# Else a file of the workspace could stand in for a module of ours, and say that all is well.
+del sys.path[0]
+import ctypes, errno, fcntl, json, mmap, os, platform, resource, socket, struct
 
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = platform.machine() == 'x86_64'

@@ -94,7 +94,11 @@ test('a machine of the package', { timeout: 4 * HOURS }, async (t) => {
   await t.test('remove keeps settings and workspace; installed again it has them', async () => {
     await m.succeed(apt('remove nox'), SLOW);
     assert.equal(
-      (await m.execute('ls -d /opt/nox /usr/lib/nox /etc/systemd/system/nox.slice /etc/systemd/system/nox-[arf]* 2>/dev/null')).stdout,
+      (
+        await m.execute(
+          'ls -d /opt/nox /usr/lib/nox /etc/systemd/system/nox.slice /etc/systemd/system/nox-[arf]* 2>/dev/null',
+        )
+      ).stdout,
       '',
     );
     await m.succeed('test -e /etc/default/nox-api && test -e /home/nox/nox/sandbox/data');
@@ -109,7 +113,14 @@ test('a machine of the package', { timeout: 4 * HOURS }, async (t) => {
     await m.succeed(apt('purge nox'), SLOW);
     const places =
       '/opt/nox /usr/lib/nox /home/nox /var/lib/nox-admin /etc/default/nox-api /etc/logrotate.d/nox';
-    assert.equal((await m.execute(`ls -d ${places} /etc/systemd/system/nox.slice /etc/systemd/system/nox-[arf]* 2>/dev/null`)).stdout, '');
+    assert.equal(
+      (
+        await m.execute(
+          `ls -d ${places} /etc/systemd/system/nox.slice /etc/systemd/system/nox-[arf]* 2>/dev/null`,
+        )
+      ).stdout,
+      '',
+    );
     assert.equal((await m.execute('getent passwd nox nox-runner; getent group nox')).stdout, '');
     const [nox, runner, group] = ids;
     const owned = `find / -xdev \\( -uid ${nox ?? ''} -o -uid ${runner ?? ''} -o -gid ${group ?? ''} \\) 2>/dev/null`;

@@ -55,6 +55,8 @@ try {
   place('copyright', 'usr/share/doc/nox/copyright', 0o644);
   place('lintian-overrides', 'usr/share/lintian/overrides/nox', 0o644);
   writeFileSync(at('usr/share/doc/nox/changelog.gz'), gzipSync(changelog(), { level: 9 }));
+  for (const page of ['operations.md', 'configuration.md', 'api.md'])
+    copyFileSync(join(SOURCE, 'docs', page), at(`usr/share/doc/nox/${page}`));
   for (const script of ['postinst', 'prerm', 'postrm']) place(script, `DEBIAN/${script}`, 0o755);
   writeFileSync(at('DEBIAN/md5sums'), checksums());
   writeFileSync(at('DEBIAN/control'), control());
@@ -91,7 +93,7 @@ Description: server that runs other people's code on your own machine, safely
  printed, in milliseconds. No Docker, no KVM, no root daemon.
  .
  The package installs two hardened systemd services. The token is in
- /etc/default/nox-api; noxctl(8) is the administrator's command.
+ /etc/default/nox-api; noxctl is the administrator's command.
 `;
 }
 

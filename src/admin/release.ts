@@ -75,6 +75,17 @@ function files(source: string): Map<string, string> {
   return found;
 }
 
+function readManifest(source: string): Manifest {
+  try {
+    return JSON.parse(readFileSync(join(source, MANIFEST), 'utf8')) as Manifest;
+  } catch (error) {
+    throw new Error(
+      `${join(source, MANIFEST)}: ${(error as Error).message}: name a whole tree with --source, or reinstall the package`,
+      { cause: error },
+    );
+  }
+}
+
 /** What was installed, or what the Debian package has unpacked; not a clone. */
 export function isRelease(source: string): boolean {
   return existsSync(join(source, MANIFEST));
@@ -104,7 +115,7 @@ export function readRelease(source: string): Release {
       `${source} is no built tree of Nox: type make build there, or name another with --source`,
     );
   const manifest = release
-    ? (JSON.parse(readFileSync(join(source, MANIFEST), 'utf8')) as Manifest)
+    ? readManifest(source)
     : Object.fromEntries(
         [...files(source)].sort(([a], [b]) => (a < b ? -1 : 1)).map(([path, from]) => [path, sha256(from)]),
       );

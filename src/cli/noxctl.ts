@@ -338,8 +338,8 @@ function sourceFor(host: Host, name: string): string {
   const installed = join(RELEASES, id);
   const usesInstalled = ['repair', 'repair-v2', 'validate', 'restore'].includes(name);
   if (!usesInstalled || id === '' || !isRelease(installed)) return OWN_TREE;
-  const whole = [OWN_TREE, PACKAGE].filter((tree) => tree !== installed && existsSync(tree));
-  return whole.find((tree) => readRelease(tree).id === id) ?? installed;
+  const others = [OWN_TREE, ...(isRelease(PACKAGE) ? [PACKAGE] : [])].filter((tree) => tree !== installed);
+  return others.find((tree) => readRelease(tree).id === id) ?? installed;
 }
 
 /** Only for whoever finds the lock taken; a full disk must not keep a command from its work. */

@@ -1,7 +1,7 @@
 /** The firewall's text; what it does is in test/sandbox/firewall.test.ts. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { firewallText, firewallUnit, sshPorts } from '../../src/admin/firewall.ts';
+import { firewallText, firewallUnit, sshPorts, withPort } from '../../src/admin/firewall.ts';
 
 test('a port of sshd’s is refused by name, 22 in any case', () => {
   for (const [port, ssh] of [
@@ -54,4 +54,10 @@ for (const port of [0, -1, 65_536, 1.5, Number.NaN]) {
 test('the unit takes the table away at its stop, also one that is not there', () => {
   assert.match(firewallUnit('/etc/x.nft'), /^ExecStart=\/usr\/sbin\/nft -f \/etc\/x\.nft$/m);
   assert.match(firewallUnit(), /^ExecStop=\/usr\/sbin\/nft "add table inet nox; delete table inet nox"$/m);
+});
+
+test('the rules for one port are those for another with its number in its place', () => {
+  const rules = (port: number) => firewallText({ port, allowed: ['10.0.0.0/8', '::1'], sshPorts: [22] });
+  assert.equal(withPort(rules(8080), 9000), rules(9000));
+  assert.equal(withPort('', 9000), '');
 });

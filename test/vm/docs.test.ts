@@ -22,7 +22,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
 };
 /** What a reader puts in the place of a name. */
 const INSTEAD: readonly (readonly [string, string])[] = [
-  ['/opt/nox/releases/ID', '"$(readlink -f /opt/nox/current)"'],
+  ['/opt/nox/releases/ID', '$(readlink -f /opt/nox/current)'],
   // Debian's own packages come from the network, which this machine does not have: none but what is there.
   ['NOX_PYTHON_PACKAGES="numpy pandas"', 'NOX_PYTHON_PACKAGES="python3-venv"'],
 ];
@@ -58,8 +58,8 @@ test('every command of docs/operations.md does what it should', { timeout: 4 * H
   await makeOriginal(m);
   for (const written of here.filter((command) => !(command in ELSEWHERE)))
     await t.test(written, async () => {
-      const command = INSTEAD.reduce((text, [from, to]) => text.replace(from, to), written);
-      const path = 'PATH=/opt/nox/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+      const command = INSTEAD.reduce((text, [from, to]) => text.replaceAll(from, to), written);
+      const path = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
       // Whoever has installed it may have just taken it away.
       await m.succeed(`cd ${TREE}; export ${path}; ${command}`, { seconds: 1800 });
     });

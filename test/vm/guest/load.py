@@ -2,7 +2,7 @@
 
     load.py CLIENTS STOPFILE
 
-Prints JSON: answered; refused (no connection: nothing listened); failed, a list of what else went wrong; and gap, the
+Prints JSON: answered; refused (nothing listened, or the gateway said that it stops: the restart gap); failed, a list of what else went wrong; and gap, the
 longest time in seconds in which no call was answered though some were tried.
 """
 import http.client
@@ -37,8 +37,16 @@ def work(number):
             response = connection.getresponse()
             text = response.read().decode()
             right = response.status == 200 and json.loads(text)['stdout'] == want + '\n'
+            stopping = response.status == 503 and json.loads(text)['code'] == 'shutting_down'
             with lock:
-                answered.append(time.monotonic()) if right else failed.append('%d %s' % (response.status, text[:200]))
+                if right:
+                    answered.append(time.monotonic())
+                elif stopping:
+                    refused.append(text)
+                else:
+                    failed.append('%d %s' % (response.status, text[:200]))
+            if stopping:
+                time.sleep(0.05)
         except Exception as error:
             with lock:
                 failed.append(repr(error))

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runPy, runSh, RUN_UID, startServer, withServer } from '../support/server.ts';
-import { assertHealthy, inside, read, uniqueSeconds, until } from './attack.ts';
+import { assertHealthy, inside, outcome, read, uniqueSeconds, until } from './attack.ts';
 import { children, descendants, zygoteOf, isAlive, own, isThere } from './warm.ts';
 
 for (const victim of ['zygote', 'bwrap'] as const) {
@@ -16,7 +16,9 @@ for (const victim of ['zygote', 'bwrap'] as const) {
         const pids = await zygoteOf(of);
         process.kill(pids[victim], 'SIGKILL');
         if (delay > 0) await sleep(delay);
-        const answer = await runPy(of, 'print(6 * 7)');
+        let answer = await runPy(of, 'print(6 * 7)');
+        // In the very moment a program of the dying sandbox may have taken the code: nothing is ever run twice.
+        if (delay === 0 && outcome(answer) === 'sandbox_error') answer = await runPy(of, 'print(6 * 7)');
         assert.deepEqual(
           [answer.status, answer.body.stdout],
           [200, '42\n'],

@@ -45,11 +45,10 @@ test('a machine of the package', { timeout: 4 * HOURS }, async (t) => {
   });
 
   await t.test('a damaged program is mended from the package', async () => {
-    await m.succeed('echo >>/opt/nox/current/dist/gateway/main.js');
-    // Its own command has nothing to mend it with, and says so.
-    const poor = await m.fail('/opt/nox/bin/noxctl repair', SLOW);
-    assert.match(poor.stderr, /main\.js was changed: there is nothing to copy it from/);
-    assert.match(await m.succeed('noxctl repair', SLOW), /main\.js was changed/);
+    for (const command of ['noxctl', '/opt/nox/bin/noxctl']) {
+      await m.succeed('echo >>/opt/nox/current/dist/gateway/main.js');
+      assert.match(await m.succeed(`${command} repair`, SLOW), /main\.js was changed/);
+    }
     await works(m);
   });
 

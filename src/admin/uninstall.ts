@@ -59,6 +59,8 @@ export function uninstall(host: Host, purge: boolean, say: (line: string) => voi
     if (host.entry(`${SYSTEM}/${unit}`) === undefined) continue;
     host.run(['systemctl', 'disable', '--now', '--quiet', unit]);
   }
+  // Without its unit it would stay until the next boot.
+  host.run(['systemctl', 'stop', 'nox.slice']);
   if (host.entry('/etc/apparmor.d/nox-bwrap') !== undefined)
     host.run(['apparmor_parser', '-R', '/etc/apparmor.d/nox-bwrap']);
   for (const path of remove) {

@@ -21,6 +21,7 @@ import { bearerCheck } from './auth.ts';
 import { watchCalls } from './calls.ts';
 import { clientAddress, trustOf } from './client-address.ts';
 import { onEnding } from './ending.ts';
+import { ADMIN } from './principal.ts';
 import { healthRoute } from './routes/health.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
@@ -92,9 +93,10 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
       done();
       return;
     }
-    done(
-      authorized(request.headers.authorization) ? undefined : new NoxError('unauthorized', 'Unauthorized'),
-    );
+    if (authorized(request.headers.authorization)) {
+      request.principal = ADMIN;
+      done();
+    } else done(new NoxError('unauthorized', 'Unauthorized'));
   });
   watchCalls(app);
   app.setErrorHandler<FastifyError | NoxError>((error, request, reply) =>

@@ -18,6 +18,7 @@ async function probe(executor: Executor): Promise<Check[]> {
   let stderr = '';
   for await (const event of executor.run({ id: 'validate', program }, AbortSignal.timeout(60_000))) {
     if (event.type === 'end') break;
+    if (event.type !== 'output') continue;
     const text = Buffer.from(event.data).toString();
     if (event.stream === 'stdout') stdout += text;
     else stderr += text;

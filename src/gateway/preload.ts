@@ -16,6 +16,9 @@ const NOBODY: Executor = {
     for await (const chunk of body) if (chunk.length < 0) break;
     return refuse();
   },
+  ask: refuse,
+  send: refuse,
+  fetch: refuse,
   health: () => Promise.resolve({ ok: true, status: 'ok' }),
   close: () => Promise.resolve(),
 };

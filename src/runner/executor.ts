@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
+import type { Asks, Fetched, Fetches, Sends } from '../protocol/operations.ts';
 import { LIMIT_NAMES, LIMITS, type Limits, type LimitsRequest } from '../protocol/limits.ts';
 import {
   ARGUMENTS_MAX_BYTES,
@@ -16,6 +17,7 @@ import {
 } from '../protocol/messages.ts';
 import type { Outcome } from '../protocol/outcome.ts';
 import { validator } from '../protocol/validate.ts';
+import { checkOperation, type Handlers } from './operations.ts';
 import { executeRun, type RunContext } from './run.ts';
 import { Slots, type SlotsOptions } from './slots.ts';
 import { pathNames } from './workspace.ts';
@@ -25,6 +27,7 @@ export interface LocalExecutorOptions {
   readonly slots: SlotsOptions;
   readonly limits: Limits;
   readonly maxUploadBytes: number;
+  readonly handlers: Handlers;
   readonly log: Logger;
 }
 
@@ -139,6 +142,55 @@ export class LocalExecutor implements Executor {
     }
   }
 
+  async ask<Name extends keyof Asks>(
+    name: Name,
+    request: Asks[Name]['request'],
+    signal: AbortSignal,
+  ): Promise<Asks[Name]['answer']> {
+    const handle = this.#options.handlers.ask[name];
+    const checked = checkOperation('ask', name, request);
+    return this.#operation(name, signal, (stop) => handle(checked, stop));
+  }
+
+  async send<Name extends keyof Sends>(
+    name: Name,
+    request: Sends[Name]['request'],
+    body: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<Sends[Name]['answer']> {
+    const handle = this.#options.handlers.send[name];
+    const checked = checkOperation('send', name, request);
+    return this.#operation(name, signal, (stop) =>
+      handle(checked, bounded(body, this.#options.maxUploadBytes, stop), stop),
+    );
+  }
+
+  async fetch<Name extends keyof Fetches>(
+    name: Name,
+    request: Fetches[Name]['request'],
+    signal: AbortSignal,
+  ): Promise<Fetched<Fetches[Name]['answer']>> {
+    const handle = this.#options.handlers.fetch[name];
+    const checked = checkOperation('fetch', name, request);
+    return this.#operation(name, signal, (stop) => handle(checked, stop));
+  }
+
+  /** Counted, so that a stop waits for it; ended by a stop. */
+  async #operation<T>(
+    name: string,
+    signal: AbortSignal,
+    work: (stop: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    if (this.#stopping) throw new NoxError('shutting_down', 'The server is stopping', { retryAfter: 1 });
+    const done = work(AbortSignal.any([signal, this.#closing.signal]));
+    this.#track(done);
+    try {
+      return await done;
+    } catch (error) {
+      throw this.#toNoxError(error, name);
+    }
+  }
+
   health(): Promise<Health> {
     return Promise.resolve(this.#stopping ? { ok: false, status: 'stopping' } : this.#health);
   }
@@ -228,8 +280,8 @@ function verdictOf({ outcome, exitCode }: RunResult): Verdict {
 /** execve(2)'s bounds, told before the run, not by a program that cannot start. */
 function checkArguments(request: RunRequest): RunRequest {
   const { program } = request;
-  const args = program.kind === 'python' ? program.args : program.argv;
-  const field = program.kind === 'python' ? 'args' : 'cmd';
+  const args = program.kind === 'command' ? program.argv : program.args;
+  const field = program.kind === 'command' ? 'cmd' : 'args';
   let total = 0;
   for (const [index, arg] of args.entries()) {
     const bytes = Buffer.byteLength(arg);

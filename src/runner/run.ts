@@ -126,6 +126,7 @@ async function placeProgram(context: RunContext, program: RunRequest['program'])
     context.placeholder.remove();
     return { argv: program.argv, kind: 'command', release: () => undefined };
   }
+  if (program.kind === 'runtime') throw new NoxError('unknown_runtime', `runtime: no ${program.runtime} yet`);
   const { workspace, python } = context;
   const { code, filename, args } = program;
   let name: string;

@@ -58,6 +58,7 @@ export async function startRunner(config: Config, log: Logger): Promise<StartedR
     slots: { slots: config.slots, queue: config.queue, waitSeconds: config.queueWaitSeconds },
     limits: config.limits,
     maxUploadBytes: config.maxUploadBytes,
+    handlers: { ask: { runtimes: () => Promise.resolve([]) }, send: {}, fetch: {} },
     log,
   });
   const limitsBy = cgroup.available

@@ -2,6 +2,12 @@
  * Frames of the unix socket: a 32-bit big-endian length of the payload, one byte of type, the payload.
  */
 
+/** Data is sent in pieces of at most this size, and no other frame of the server is as large. */
+export const PIECE = 1024 * 1024;
+
+export const OPS = ['run', 'put', 'ask', 'send', 'fetch', 'health'] as const;
+export type Op = (typeof OPS)[number];
+
 /** @see unix-socket.ts for who sends what */
 export const FRAME = {
   call: 1,
@@ -11,6 +17,9 @@ export const FRAME = {
   stderr: 5,
   answer: 6,
   error: 7,
+  compile: 8,
+  started: 9,
+  input: 10,
 } as const;
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];
 

@@ -44,16 +44,17 @@ const python = (code: string): RunRequest => ({
 interface Collected {
   readonly stdout: string;
   readonly stderr: string;
+  readonly compile: string;
   readonly result: RunResult;
 }
 
 async function collect(executor: Executor, request: RunRequest, signal = never): Promise<Collected> {
-  const text = { stdout: '', stderr: '' };
+  const text = { stdout: '', stderr: '', compile: '' };
   let result: RunResult | undefined;
   for await (const event of executor.run(request, signal)) {
     assert.equal(result, undefined, 'nothing comes after the end');
     if (event.type === 'end') result = event.result;
-    else text[event.stream] += Buffer.from(event.data).toString();
+    else if (event.type === 'output') text[event.stream] += Buffer.from(event.data).toString();
   }
   assert(result !== undefined, 'a run ends with `end`');
   return { ...text, result };
@@ -142,7 +143,7 @@ for (const [name, open] of Object.entries(TRANSPORTS)) {
         never,
       )) {
         if (event.type === 'end') seen.push(event.result.outcome);
-        else {
+        else if (event.type === 'output') {
           seen.push(Buffer.from(event.data).toString());
           await executor.put({ id: 'contract', path: 'seen' }, chunks(''), never);
         }

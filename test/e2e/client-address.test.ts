@@ -6,19 +6,9 @@ import { pino } from 'pino';
 import { parseConfig } from '../../src/config.ts';
 import { buildGateway } from '../../src/gateway/app.ts';
 import { trustOf } from '../../src/gateway/client-address.ts';
-import { NoxError } from '../../src/protocol/errors.ts';
-import type { Executor } from '../../src/protocol/executor.ts';
+import { NOBODY } from '../support/executor.ts';
 import { post, startServer, type Server } from '../support/server.ts';
 import { until } from '../support/tools.ts';
-
-const NOBODY: Executor = {
-  run: () => ({
-    [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(new NoxError('queue_full', 'Full')) }),
-  }),
-  put: () => Promise.reject(new NoxError('queue_full', 'Full')),
-  health: () => Promise.resolve({ ok: true, status: 'ok' }),
-  close: () => Promise.resolve(),
-};
 
 interface Line {
   readonly client: string;

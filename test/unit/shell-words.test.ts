@@ -9,6 +9,7 @@ import pino from 'pino';
 import { buildGateway } from '../../src/gateway/app.ts';
 import type { Executor } from '../../src/protocol/executor.ts';
 import type { RunRequest } from '../../src/protocol/messages.ts';
+import { NOBODY } from '../support/executor.ts';
 
 /** One Python that answers a line of JSON for each line of JSON: the words, or null where it raises ValueError. */
 const ORACLE = `
@@ -34,6 +35,7 @@ async function pythonWords(cmd: string): Promise<string[] | null> {
 /** Takes the words that the gateway made of a command, and runs nothing. */
 let received: RunRequest | undefined;
 const executor: Executor = {
+  ...NOBODY,
   // eslint-disable-next-line @typescript-eslint/require-await
   async *run(request) {
     received = request;
@@ -45,9 +47,6 @@ const executor: Executor = {
       result: { outcome: 'ok', exitCode: 0, signal: null, omitted, usage: { ...usage, ...bytes } },
     };
   },
-  put: () => Promise.reject(new Error('no upload is expected')),
-  health: () => Promise.resolve({ ok: true, status: 'ok' }),
-  close: () => Promise.resolve(),
 };
 let app: FastifyInstance;
 

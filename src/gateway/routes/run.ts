@@ -64,7 +64,7 @@ async function answer(executor: Executor, request: RunRequest, reply: FastifyRep
   const stderr: Uint8Array[] = [];
   for await (const event of executor.run(request, reply.server.calls.signal(reply))) {
     if (event.type === 'output') (event.stream === 'stdout' ? stdout : stderr).push(event.data);
-    else return send(reply, event.result, stdout, stderr);
+    else if (event.type === 'end') return send(reply, event.result, stdout, stderr);
   }
   throw new NoxError('runner_unavailable', 'The runner gave no result');
 }

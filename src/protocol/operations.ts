@@ -1,0 +1,55 @@
+/**
+ * What the gateway asks of the runner besides runs: tables of names, each with its request and its answer.
+ *
+ * The runner checks each request against its schema, as if the gateway had been taken over (src/runner/operations.ts);
+ * the gateway believes the answers.
+ */
+import Type, { type Static } from 'typebox';
+
+const Nothing = Type.Object({}, { additionalProperties: false });
+export const RuntimeInfo = Type.Object({
+  name: Type.String(),
+  title: Type.String(),
+  aliases: Type.Array(Type.String()),
+  extension: Type.String(),
+  /** It has a compile step. */
+  compiled: Type.Boolean(),
+  /** Its hello-world printed what it should, in a sandbox of this machine. */
+  available: Type.Boolean(),
+  version: Type.Union([Type.String(), Type.Null()]),
+  /** Why it is not available. */
+  reason: Type.Optional(Type.String()),
+});
+export type RuntimeInfo = Static<typeof RuntimeInfo>;
+
+/** A request, an answer. */
+export const ASK = { runtimes: Nothing } as const;
+export interface AskAnswers {
+  readonly runtimes: readonly RuntimeInfo[];
+}
+/** A request and a body, an answer. */
+export const SEND = {} as const;
+// eslint-disable-next-line @typescript-eslint/no-empty-object-type -- to come
+export interface SendAnswers {}
+/** A request, an answer and a body. */
+export const FETCH = {} as const;
+// eslint-disable-next-line @typescript-eslint/no-empty-object-type -- to come
+export interface FetchAnswers {}
+
+type Table<Schemas, Answers> = {
+  readonly [Name in keyof Schemas & keyof Answers]: {
+    readonly request: Schemas[Name] extends Parameters<typeof Type.Optional>[0]
+      ? Static<Schemas[Name]>
+      : never;
+    readonly answer: Answers[Name];
+  };
+};
+export type Asks = Table<typeof ASK, AskAnswers>;
+export type Sends = Table<typeof SEND, SendAnswers>;
+export type Fetches = Table<typeof FETCH, FetchAnswers>;
+
+/** An answer, and the bytes that follow it. Whoever leaves the loop over them early ends the call. */
+export interface Fetched<Answer> {
+  readonly answer: Answer;
+  readonly body: AsyncIterable<Uint8Array>;
+}

@@ -1,0 +1,292 @@
+/** The gateway's side of the unix socket: unix-socket.ts has what is said on it. */
+import { once } from 'node:events';
+import { connect as connectSocket, type Socket } from 'node:net';
+import { isErrorCode, NoxError } from '../protocol/errors.ts';
+import type { Executor } from '../protocol/executor.ts';
+import {
+  STREAMS,
+  type Health,
+  type PutResult,
+  type RunEvent,
+  type RunInput,
+  type RunRequest,
+  type RunResult,
+} from '../protocol/messages.ts';
+import type { Fetched } from '../protocol/operations.ts';
+import { FrameReader } from './frame-reader.ts';
+import { encodeFrame, FRAME, PIECE, type Frame, type Op } from './frames.ts';
+
+const HEALTH_TIMEOUT_MS = 1000;
+/** Connections that a client keeps for its next calls. */
+const KEPT_MAX = 64;
+
+export function connect(path: string): Executor {
+  const pool = new Pool(path);
+  return {
+    run: (request, signal, input) => run(pool, request, signal, input),
+    put: async (request, body, signal) =>
+      (await upload(pool, { op: 'put', request }, body, signal)) as PutResult,
+    ask: async (name, request, signal) => (await ask(pool, { op: 'ask', name, request }, signal)) as never,
+    send: async (name, request, body, signal) =>
+      (await upload(pool, { op: 'send', name, request }, body, signal)) as never,
+    fetch: async (name, request, signal) =>
+      (await download(pool, { op: 'fetch', name, request }, signal)) as Fetched<never>,
+    health: () => health(pool),
+    // The runner is not the gateway's to stop; calls end with their own signals.
+    close: () => {
+      pool.close();
+      return Promise.resolve();
+    },
+  };
+}
+
+interface Connection {
+  readonly socket: Socket;
+  readonly frames: FrameReader;
+}
+
+/** Connections whose last call was answered. One that the runner closes is taken out at once. */
+class Pool {
+  readonly #path: string;
+  readonly #kept: Connection[] = [];
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** @throws NoxError `cancelled` or `runner_unavailable` */
+  async take(signal: AbortSignal): Promise<Connection> {
+    if (signal.aborted) throw broken(signal);
+    for (let kept = this.#kept.pop(); kept !== undefined; kept = this.#kept.pop())
+      if (kept.socket.readyState === 'open') return kept;
+    const socket = connectSocket({ path: this.#path });
+    try {
+      await once(socket, 'connect', { signal });
+    } catch (cause) {
+      socket.destroy();
+      throw broken(signal, 'The gateway cannot reach the runner', cause);
+    }
+    socket.on('error', () => undefined);
+    socket.once('close', () => {
+      const at = this.#kept.findIndex((each) => each.socket === socket);
+      if (at >= 0) this.#kept.splice(at, 1);
+    });
+    return { socket, frames: new FrameReader(socket, PIECE) };
+  }
+
+  giveBack(connection: Connection): void {
+    if (this.#kept.length < KEPT_MAX) this.#kept.push(connection);
+    else connection.socket.destroy();
+  }
+
+  close(): void {
+    for (const { socket } of this.#kept) socket.destroy();
+  }
+}
+
+async function* run(
+  pool: Pool,
+  request: RunRequest,
+  signal: AbortSignal,
+  input?: AsyncIterable<RunInput>,
+): AsyncGenerator<RunEvent> {
+  const connection = await pool.take(signal);
+  const { socket, frames } = connection;
+  const onAbort = () => {
+    socket.destroy();
+  };
+  signal.addEventListener('abort', onAbort);
+  const interactive = request.interactive === true;
+  let answered = false;
+  try {
+    socket.write(encodeCall({ op: 'run', request }));
+    if (interactive && input !== undefined) void sendInput(socket, input);
+    for (let frame = await frames.next(); frame !== undefined; frame = await frames.next()) {
+      const stream = STREAMS.find((each) => FRAME[each] === frame?.type);
+      if (stream !== undefined) yield { type: 'output', stream, data: frame.payload };
+      else if (frame.type === FRAME.started) yield { type: 'started' };
+      else {
+        const result = parseAnswer(frame) as RunResult;
+        answered = true;
+        yield { type: 'end', result };
+        return;
+      }
+    }
+    throw broken(signal);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    if (answered && !signal.aborted && !interactive) pool.giveBack(connection);
+    else socket.destroy();
+  }
+}
+
+/** Ends with the connection, whatever comes then. */
+async function sendInput(socket: Socket, input: AsyncIterable<RunInput>): Promise<void> {
+  try {
+    for await (const each of input) {
+      if (socket.destroyed) return;
+      const frame =
+        each.type === 'stdin'
+          ? encodeFrame(FRAME.data, each.data)
+          : each.type === 'stdin_end'
+            ? encodeFrame(FRAME.dataEnd, '')
+            : encodeFrame(FRAME.input, JSON.stringify(each));
+      if (!socket.write(frame)) await drained(socket);
+    }
+  } catch {
+    socket.destroy();
+  }
+}
+
+const encodeCall = (call: { op: Op; name?: string; request?: unknown }): Buffer =>
+  encodeFrame(FRAME.call, JSON.stringify(call));
+
+async function upload(
+  pool: Pool,
+  call: { op: Op; name?: string; request: unknown },
+  body: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): Promise<unknown> {
+  const { socket, frames } = await pool.take(signal);
+  const onAbort = () => {
+    socket.destroy();
+  };
+  signal.addEventListener('abort', onAbort);
+  try {
+    // The answer may come before the body has been sent: a refusal must not wait for it.
+    const answered = firstAnswer(frames, signal);
+    answered.catch(() => undefined);
+    const sent = sendBody(socket, encodeCall(call), body, signal);
+    await Promise.race([answered, sent]);
+    return await answered;
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    socket.destroy();
+  }
+}
+
+async function sendBody(
+  socket: Socket,
+  call: Buffer,
+  body: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): Promise<void> {
+  socket.write(call);
+  for await (const chunk of body) {
+    if (socket.destroyed || signal.aborted) return;
+    if (!socket.write(encodeFrame(FRAME.data, chunk))) await drained(socket);
+  }
+  socket.write(encodeFrame(FRAME.dataEnd, ''));
+}
+
+async function download(
+  pool: Pool,
+  call: { op: Op; name: string; request: unknown },
+  signal: AbortSignal,
+): Promise<Fetched<unknown>> {
+  const { socket, frames } = await pool.take(signal);
+  const onAbort = () => {
+    socket.destroy();
+  };
+  const end = () => {
+    signal.removeEventListener('abort', onAbort);
+    socket.destroy();
+  };
+  signal.addEventListener('abort', onAbort);
+  try {
+    socket.write(encodeCall(call));
+    const answer = await firstAnswer(frames, signal);
+    return { answer, body: bodyOf(frames, signal, end) };
+  } catch (error) {
+    end();
+    throw error;
+  }
+}
+
+async function* bodyOf(frames: FrameReader, signal: AbortSignal, end: () => void): AsyncGenerator<Buffer> {
+  try {
+    for (let frame = await frames.next(); ; frame = await frames.next()) {
+      if (frame === undefined) throw broken(signal);
+      if (frame.type === FRAME.dataEnd) return;
+      if (frame.type !== FRAME.data) throw parseError(frame);
+      yield frame.payload;
+    }
+  } finally {
+    end();
+  }
+}
+
+function drained(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      socket.off('drain', done).off('close', done);
+      resolve();
+    };
+    socket.on('drain', done).on('close', done);
+  });
+}
+
+async function ask(
+  pool: Pool,
+  call: { op: Op; name?: string; request?: unknown },
+  signal: AbortSignal,
+): Promise<unknown> {
+  const connection = await pool.take(signal);
+  const onAbort = () => {
+    connection.socket.destroy();
+  };
+  signal.addEventListener('abort', onAbort);
+  let answered = false;
+  try {
+    connection.socket.write(encodeCall(call));
+    const answer = await firstAnswer(connection.frames, signal);
+    answered = true;
+    return answer;
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    if (answered && !signal.aborted) pool.giveBack(connection);
+    else connection.socket.destroy();
+  }
+}
+
+async function health(pool: Pool): Promise<Health> {
+  try {
+    return (await ask(pool, { op: 'health' }, AbortSignal.timeout(HEALTH_TIMEOUT_MS))) as Health;
+  } catch {
+    return { ok: false, status: 'the runner does not answer' };
+  }
+}
+
+async function firstAnswer(frames: FrameReader, signal: AbortSignal): Promise<unknown> {
+  const frame = await frames.next();
+  if (frame === undefined) throw broken(signal);
+  return parseAnswer(frame);
+}
+
+function parseAnswer(frame: Frame): unknown {
+  if (frame.type === FRAME.answer) return JSON.parse(frame.payload.toString());
+  throw parseError(frame);
+}
+
+function parseError(frame: Frame): NoxError {
+  const { code, message, retryAfter } = JSON.parse(frame.payload.toString()) as {
+    code?: unknown;
+    message?: unknown;
+    retryAfter?: number;
+  };
+  return new NoxError(
+    isErrorCode(code) ? code : 'internal',
+    String(message),
+    retryAfter === undefined ? {} : { retryAfter },
+  );
+}
+
+function broken(
+  signal: AbortSignal,
+  message = 'The runner ended the connection without an answer',
+  cause?: unknown,
+): NoxError {
+  return signal.aborted
+    ? new NoxError('cancelled', 'The call was cancelled')
+    : new NoxError('runner_unavailable', message, { cause });
+}

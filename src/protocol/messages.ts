@@ -20,7 +20,7 @@ export const ARGUMENT_MAX = 131_071;
 export const ARGUMENTS_MAX_BYTES = 1024 * 1024;
 
 /** Of a terminal, in characters (ioctl_tty(2), TIOCSWINSZ: 16 bits). */
-const TerminalSize = Type.Integer({ minimum: 1, maximum: 65_535 });
+export const TerminalSize = Type.Integer({ minimum: 1, maximum: 65_535 });
 
 const PythonProgram = Type.Object({
   kind: Type.Literal('python'),
@@ -46,6 +46,8 @@ const RuntimeProgram = Type.Object({
   /** Path inside the workspace. Without it the runtime's own name for a program. */
   entry: Type.Optional(Type.String({ minLength: 1, maxLength: PATH_MAX })),
   args: Type.Array(Type.String()),
+  /** Of Python: see PythonProgram. */
+  fresh: Type.Optional(Type.Boolean()),
 });
 
 /** The name of a workspace; `default` is that of the four calls. */
@@ -57,7 +59,7 @@ const RunWorkspace = Type.Union([
 ]);
 
 /** Names of environment variables (POSIX, section 8.1). */
-const ENV_NAME = '^[A-Za-z_][A-Za-z0-9_]{0,254}$';
+export const ENV_NAME = '^[A-Za-z_][A-Za-z0-9_]{0,254}$';
 
 export const RunFile = Type.Object({
   path: Type.String({ minLength: 1, maxLength: PATH_MAX }),

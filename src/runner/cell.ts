@@ -36,6 +36,9 @@ export class ZygoteFailure extends Error {
   override readonly name = 'ZygoteFailure';
 }
 
+/** nox_zygote.py has what they mean. */
+export type CellWord = 'kill' | 'program' | 'command' | 'signal';
+
 export interface CellParts {
   /** Descriptors in the zygote: where plan and input go in, and where output comes out. */
   readonly fds: { readonly plan: number; readonly stdout: number; readonly stderr: number };
@@ -46,7 +49,7 @@ export interface CellParts {
   /** A copy of the zygote waits for its plan in it. */
   readonly warm: boolean;
   /** Says something to the zygote about this cell. */
-  readonly say: (word: 'kill' | 'program' | 'command', data?: Uint8Array) => void;
+  readonly say: (word: CellWord, data?: Uint8Array | number) => void;
   /** Has the zygote close its ends of the pipes: else the end of the input would not be seen. */
   readonly release: () => void;
 }
@@ -130,16 +133,19 @@ export class Cell {
       this.#stderr.watch(toStderr);
     }, WATCH_AFTER_MS);
     const data = encodePlan(plan);
-    if (plan.stdin !== undefined) this.#parts.release();
+    if (plan.stdin !== undefined || plan.interactive === true) this.#parts.release();
+    const stdin = Buffer.from(plan.stdin ?? '');
     if (plan.kind === 'command') {
       this.#command = plan.argv[0] ?? '';
       this.#parts.say('command', data.subarray(4));
-      this.#write(Buffer.from(plan.stdin ?? ''));
+      if (plan.interactive === true) void this.#openInput(stdin);
+      else this.#write(stdin);
     } else {
       if (!this.warm) this.#parts.say('program');
       // Without an input nobody waits for its end, and until it is closed the plan can be found unread.
       const keep = plan.stdin === undefined && data.length <= PIPE_MIN;
-      this.#write(plan.stdin === undefined ? data : Buffer.concat([data, Buffer.from(plan.stdin)]), keep);
+      if (plan.interactive === true) void this.#openInput(Buffer.concat([data, stdin]));
+      else this.#write(plan.stdin === undefined ? data : Buffer.concat([data, stdin]), keep);
     }
     const end = await this.#end.promise;
     clearTimeout(watch);
@@ -149,6 +155,32 @@ export class Cell {
     if (end.kind === 'broken' && !this.#ran) throw new ZygoteFailure(end.reason);
     if (end.kind === 'program' && this.#message !== undefined) sink.stderr(Buffer.from(this.#message));
     return end;
+  }
+
+  signal(number: number): void {
+    if (!this.#over) this.#parts.say('signal', number);
+  }
+
+  /** More input of an interactive run. Resolves when there is room for more, or nobody to read it. */
+  async write(data: Uint8Array): Promise<void> {
+    const input = this.#input;
+    if (input === undefined || input.destroyed || input.writableEnded || input.write(data)) return;
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        input.off('drain', done).off('close', done);
+        resolve();
+      };
+      input.on('drain', done).on('close', done);
+    });
+  }
+
+  endInput(): void {
+    this.#input?.end();
+  }
+
+  flow(on: boolean): void {
+    this.#stdout.flow(on);
+    this.#stderr.flow(on);
   }
 
   /** Ends every process of it, at any time. */
@@ -251,6 +283,15 @@ export class Cell {
     this.#input.end(data.subarray(written));
   }
 
+  #openInput(first: Buffer): Promise<void> {
+    const fd = this.#plan;
+    if (fd === undefined) return Promise.resolve();
+    this.#plan = undefined;
+    this.#input = new Socket({ fd, readable: false, writable: true });
+    this.#input.on('error', () => undefined);
+    return this.write(first);
+  }
+
   #closePlan(): void {
     if (this.#plan !== undefined) closeSync(this.#plan);
     this.#plan = undefined;
@@ -266,6 +307,7 @@ type Take = (data: Uint8Array) => void;
 class Output {
   readonly #fd: number;
   #socket: Socket | undefined;
+  #flowing = true;
   #closed = false;
 
   constructor(fd: number) {
@@ -278,6 +320,13 @@ class Output {
     this.#socket = new Socket({ fd: this.#fd, readable: true, writable: false });
     this.#socket.on('error', () => undefined);
     this.#socket.on('data', take);
+    this.flow(this.#flowing);
+  }
+
+  flow(on: boolean): void {
+    this.#flowing = on;
+    if (on) this.#socket?.resume();
+    else this.#socket?.pause();
   }
 
   /** Hands on what is left. */

@@ -13,6 +13,10 @@ export interface LaunchPlan {
   /** Code that appears at `name`, a regular file of the workspace, for this run only. */
   readonly script?: { readonly name: string; readonly code: string } | undefined;
   readonly stdin?: string | undefined;
+  /** Standard input stays open after `stdin`. */
+  readonly interactive?: boolean | undefined;
+  /** Written by the run itself before its program: relative to a scratch workspace, or absolute, in its own /tmp. */
+  readonly files?: readonly { readonly path: string; readonly data: Uint8Array }[] | undefined;
   readonly limits: Limits;
   /** The file by which a process joins the run's cgroup, seen from the directory that has them all. */
   readonly cgroup?: string | undefined;
@@ -46,6 +50,13 @@ export interface LaunchedRun {
   pids(): readonly number[];
   /** Ends every process of the run. May be called at any time, more than once. */
   kill(): void;
+  /** Sends a signal to the program; nothing where there is none yet, or no more. */
+  signal(number: number): void;
+  /** For an interactive run. Resolves when there is room for more. */
+  write(data: Uint8Array): Promise<void>;
+  endInput(): void;
+  /** Whether output is taken; while it is not, the program waits in its write. */
+  flow(on: boolean): void;
   /** Resolves when no process of the run is alive and all its output has been handed on. Never rejects. */
   readonly ended: Promise<LaunchEnd>;
 }

@@ -239,11 +239,16 @@ export class ZygoteLauncher implements Launcher {
 class Run implements LaunchedRun {
   readonly ended: Promise<LaunchEnd>;
   readonly #killed = Promise.withResolvers<undefined>();
+  /** It has a cell that has its plan, or will have none. */
+  readonly #started = Promise.withResolvers<undefined>();
   #isKilled = false;
   #cell: Cell | undefined;
 
   constructor(slot: number, plan: LaunchPlan, sink: OutputSink, use: () => WarmWorkspace) {
     this.ended = this.#run(slot, plan, sink, use);
+    void this.ended.then(() => {
+      this.#started.resolve(undefined);
+    });
   }
 
   pids(): readonly number[] {
@@ -254,6 +259,25 @@ class Run implements LaunchedRun {
     this.#isKilled = true;
     this.#killed.resolve(undefined);
     this.#cell?.kill();
+  }
+
+  signal(number: number): void {
+    this.#cell?.signal(number);
+  }
+
+  async write(data: Uint8Array): Promise<void> {
+    await this.#started.promise;
+    await this.#cell?.write(data);
+  }
+
+  endInput(): void {
+    void this.#started.promise.then(() => {
+      this.#cell?.endInput();
+    });
+  }
+
+  flow(on: boolean): void {
+    this.#cell?.flow(on);
   }
 
   async #run(slot: number, plan: LaunchPlan, sink: OutputSink, use: () => WarmWorkspace): Promise<LaunchEnd> {
@@ -273,7 +297,9 @@ class Run implements LaunchedRun {
         ping = setInterval(() => {
           zygote.ping();
         }, PING_MS);
-        return await cell.run(plan, sink);
+        const ended = cell.run(plan, sink);
+        this.#started.resolve(undefined);
+        return await ended;
       } catch (error) {
         this.#cell?.kill();
         reason = error instanceof Error ? error.message : String(error);

@@ -17,10 +17,11 @@ export function encodePlan(plan: LaunchPlan): Buffer {
     plan.script?.code ?? '',
     String(plan.limits.tmpBytes),
     encodeLimits(plan.limits, plan.cgroup !== undefined),
-    plan.stdin === undefined ? 'null' : 'pipe',
+    plan.stdin === undefined && plan.interactive !== true ? 'null' : 'pipe',
     plan.cgroup ?? '',
     env.join('\0'),
     plan.argv.join('\0'),
+    packFields((plan.files ?? []).flatMap(({ path, data }) => [path, data])),
   ]);
 }
 
@@ -59,10 +60,18 @@ function rlimits(limits: Limits, cgroup: boolean): [resource: number, soft: numb
 
 /** Fields, each with a 32-bit length before it, and before them all the length of the whole. */
 export function packStrings(fields: readonly (string | Uint8Array)[]): Buffer {
+  return pack(fields, 4);
+}
+
+const packFields = (fields: readonly (string | Uint8Array)[]): Buffer => pack(fields, 0);
+
+/** @param head bytes for the length of what follows, or 0 */
+function pack(fields: readonly (string | Uint8Array)[], head: 0 | 4): Buffer {
   const sizes = fields.map((field) => (typeof field === 'string' ? Buffer.byteLength(field) : field.length));
   const total = sizes.reduce((sum, size) => sum + 4 + size, 0);
-  const packed = Buffer.allocUnsafe(4 + total);
-  let at = packed.writeUInt32BE(total, 0);
+  const packed = Buffer.allocUnsafe(head + total);
+  if (head > 0) packed.writeUInt32BE(total, 0);
+  let at: number = head;
   for (const [index, field] of fields.entries()) {
     const size = sizes[index] ?? 0;
     at = packed.writeUInt32BE(size, at);

@@ -6,7 +6,7 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import type { Duplex } from 'node:stream';
-import { Cell, ZygoteFailure } from './cell.ts';
+import { Cell, ZygoteFailure, type CellWord } from './cell.ts';
 import { BWRAP } from './host.ts';
 import { packStrings } from './plan.ts';
 import { childrenOf } from './proc.ts';
@@ -33,6 +33,8 @@ export interface ZygoteOptions {
   /** All that a run finds in its environment. */
   readonly env: Readonly<Record<string, string>>;
   readonly workspace: string;
+  /** Each run has an empty workspace of its own in its place. */
+  readonly scratch: boolean;
   /** Other directories that are shown, at their own paths. */
   readonly shown: readonly string[];
   readonly tmpBytes: number;
@@ -105,10 +107,10 @@ export class Zygote {
     void Promise.race([this.ready.catch(() => undefined), this.ended]).then(() => {
       clearTimeout(timer);
     });
-    const { workspace, shown, tmpBytes, limits, cgroups, filters, preload } = options;
+    const { workspace, scratch, shown, tmpBytes, limits, cgroups, filters, preload } = options;
     this.#control?.write(
       packStrings([
-        ...[workspace, shown.join('\0'), String(tmpBytes), limits, cgroups],
+        ...[workspace, scratch ? 'scratch' : 'shared', shown.join('\0'), String(tmpBytes), limits, cgroups],
         ...[filters.base, filters.copy, filters.command, preload],
       ]),
     );
@@ -240,7 +242,11 @@ export class Zygote {
     this.#orders.delete(serial);
   }
 
-  #say(word: 'kill' | 'program' | 'command', serial: string, data?: Uint8Array): void {
+  #say(word: CellWord, serial: string, data?: Uint8Array | number): void {
+    if (typeof data === 'number') {
+      this.#send(`${word} ${serial} ${data}\n`);
+      return;
+    }
     this.#send(data === undefined ? `${word} ${serial}\n` : `${word} ${serial} ${data.length}\n`, data);
     if (word !== 'kill') return;
     setTimeout(() => {

@@ -33,8 +33,10 @@ class Settings:
 
     def __init__(self, descriptor):
         fields = take_fields(descriptor)
-        workspace, shown, tmp, limits, cgroups, base_filter, copy_filter, command_filter, packages = fields
+        workspace, scratch, shown, tmp, limits, cgroups, base_filter, copy_filter, command_filter, packages = fields
         self.workspace = workspace
+        # Each run has an empty workspace of its own, which vanishes with it.
+        self.scratch = scratch == b'scratch'
         self.shown = [workspace] + [path for path in shown.split(b'\0') if path]
         self.tmp = int(tmp)
         # Of a run that asks for no less.
@@ -67,6 +69,9 @@ def isolation_calls(settings):
     hidden = [path for path in settings.shown if path.startswith(HIDING)]
     for path in hidden:
         calls.add('openat', AT_FDCWD, path, O_PATH)
+    places = [(path, b'/proc/self/fd/%d' % descriptor) for descriptor, path in enumerate(hidden, 4)]
+    if settings.scratch:
+        places = [each for each in places if each[0] != settings.workspace] + [(settings.workspace, b'/run/workspace')]
     calls.add('mount', b'proc', b'/proc', b'proc', MS_NOSUID | MS_NODEV | MS_NOEXEC, 0)
     # Some files of a process can be written without leave to trace it.
     calls.add('mount', b'/proc/1', b'/proc/1', 0, MS_BIND, 0)
@@ -80,13 +85,15 @@ def isolation_calls(settings):
         calls.add('mkdirat', AT_FDCWD, source, 0o1777)
         calls.add('mount', source, target, 0, MS_BIND, 0)
     calls.add('umask', 0o022)
-    for descriptor, path in enumerate(hidden, 4):
+    if settings.scratch:
+        calls.add('mkdirat', AT_FDCWD, b'/run/workspace', 0o755)
+    for path, source in places:
         names = path.split(b'/')
         for count in range(3, len(names) + 1):
             parent = b'/'.join(names[:count])
-            if parent + b'/' not in HIDING:
+            if path.startswith(HIDING) and parent + b'/' not in HIDING:
                 calls.add('mkdirat', AT_FDCWD, parent, 0o755, flags=MAY_FAIL)
-        calls.add('mount', b'/proc/self/fd/%d' % descriptor, path, 0, MS_BIND | MS_REC, 0)
+        calls.add('mount', source, path, 0, MS_BIND | MS_REC, 0)
     calls.add('openat', AT_FDCWD, CODE, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o644)
     # The cell is finished (eventfd(2)): its program may go on.
     calls.add('write', 3, (1).to_bytes(8, 'little'), 8)
@@ -116,7 +123,7 @@ class Cell:
         # Descriptors: pidfds, the event, the mount namespace; of the pipes, the program's ends and the runner's.
         self.init_fd = self.program_fd = self.event = self.mounts = None
         self.pipes, self.ours = {}, []
-        self.plan = self.status = self.isolation = self.joining = self.execution = None
+        self.plan = self.status = self.isolation = self.joining = self.files = self.execution = None
         self.times, self.memory = [0, 0], 0
         self.reported = self.killed = False
         self.orphans = Rusage()
@@ -124,7 +131,7 @@ class Cell:
 
     def failure(self):
         """Of the calls that were made for it; a program that is a copy tells its own."""
-        for calls in (self.isolation, self.joining):
+        for calls in (self.isolation, self.joining, self.files):
             if calls is not None and calls.failure() is not None:
                 return calls.failure()
         return None
@@ -241,6 +248,8 @@ class Zygote:
             self.start_command(cell, Plan(cut_fields(data)))
         elif word == 'kill':
             self.kill(cell)
+        elif word == 'signal' and cell.program_fd in self.watched:
+            posix.kill(cell.program, int(words[1]))
         return False
 
     # ---------------------------------------------------------------- births
@@ -354,7 +363,7 @@ class Zygote:
         stdin = cell.pipes['stdin'] if plan.stdin == b'pipe' else self.null
         descriptors = dict(init=cell.init_fd, event=cell.event, cgroups=self.cgroups, stdin=stdin)
         descriptors.update((name, cell.pipes[name]) for name in ('stdout', 'stderr'))
-        first, second, kept = self.program.command(plan, self.usage_of(cell), **descriptors)
+        first, files, second, kept = self.program.command(plan, self.usage_of(cell), **descriptors)
         try:
             must(nox_calls.setns(cell.init_fd, NEWPID), 'setns of the pid namespace')
             cell.program, cell.program_fd = self.clone(CLONE_VM | CLONE_PIDFD | SIGCHLD, first.address, cell)
@@ -364,7 +373,7 @@ class Zygote:
         finally:
             must(nox_calls.setns(self.home, NEWPID), 'setns of the own pid namespace')
         self.watch(cell, cell.program_fd)
-        cell.plan, cell.joining, cell.execution = plan, first, second
+        cell.plan, cell.joining, cell.files, cell.execution = plan, first, files, second
         cell.kept.append(kept)
 
     def rehearse(self):

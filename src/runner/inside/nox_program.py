@@ -45,8 +45,11 @@ class Plan:
     """What a run is: see plan.ts."""
 
     def __init__(self, fields):
-        self.kind, self.script, self.code, self.tmp, self.limits, self.stdin, self.cgroup, env, argv = fields
+        self.kind, self.script, self.code, self.tmp, self.limits, self.stdin, self.cgroup, env, argv, files = fields
         self.env, self.argv = env.split(b'\0'), argv.split(b'\0')
+        files = cut_fields(files)
+        # Relative to the workspace, or absolute.
+        self.files = list(zip(files[::2], files[1::2]))
 
 
 def rlimits(limits):
@@ -163,6 +166,9 @@ class Program:
                 must(mount(None, b'/tmp', None, MS_REMOUNT | MS_NOSUID | MS_NODEV, options), 'mount /tmp')
             if plan.kind == b'rehearsal':
                 self.prepare_rehearsal()
+            elif self.settings.scratch:
+                for path, data in [*plan.files, (plan.script, plan.code)]:
+                    write_file(path, data)
             elif not self.placed(plan):
                 tell('no_place')
                 posix._exit(0)
@@ -243,7 +249,7 @@ class Program:
         """The plan of a run of the zygote's own."""
         argv = b'\0'.join([ARGV[0], REHEARSAL.encode()])
         tmp = b'%d' % self.settings.tmp
-        return pack_fields([b'rehearsal', b'', b'', tmp, self.settings.limits, b'null', b'', b'', argv])
+        return pack_fields([b'rehearsal', b'', b'', tmp, self.settings.limits, b'null', b'', b'', argv, b''])
 
     def prepare_rehearsal(self):
         """Its program, where it needs no place in the workspace. At its end it tells which pages it has written."""
@@ -262,7 +268,7 @@ class Program:
     # ---------------------------------------------------------------- a command
 
     def command(self, plan, usage, **descriptors):
-        """The calls that join a cell and execute a command: two lists, and what they point to."""
+        """The calls that join a cell, write files and execute a command: three lists, and what they point to."""
         remount = int(plan.tmp) != self.settings.tmp
         rows = rlimits(plan.limits)
         kept = [ctypes.create_string_buffer(values) for _, values in rows]
@@ -278,8 +284,46 @@ class Program:
         for path in candidates(plan):
             execution.add('execve', path, ctypes.addressof(arguments), ctypes.addressof(variables), flags=MAY_FAIL)
         second = Copy(execution)
-        first = Copy(self.command_calls[remount], execution=second.address, **values)
-        return first, second, (kept, arguments, variables, plan)
+        files = file_calls(plan.files)
+        between = None if files is None else Copy(files, execution=second.address)
+        after = second if between is None else between
+        first = Copy(self.command_calls[remount], execution=after.address, **values)
+        return first, between, second, (kept, arguments, variables, plan)
+
+
+def parents_of(path):
+    """Of `a/b/c`: `a`, `a/b`."""
+    names = path.split(b'/')
+    return [b'/'.join(names[:count]) for count in range(1, len(names)) if names[count - 1]]
+
+
+def write_file(path, data):
+    for parent in parents_of(path):
+        try:
+            posix.mkdir(parent, 0o755)
+        except FileExistsError:
+            pass
+    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 0o644)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[posix.write(descriptor, rest) :]
+    posix.close(descriptor)
+
+
+def file_calls(files):
+    """The same for a process that has no interpreter. It has given up all rights by then."""
+    if not files:
+        return None
+    calls = List()
+    for path, data in files:
+        for parent in parents_of(path):
+            calls.add('mkdirat', AT_FDCWD, parent, 0o755, flags=MAY_FAIL)
+        calls.add('openat', AT_FDCWD, path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 0o644)
+        # The lowest that is free.
+        calls.add('write', 3, data, len(data))
+        calls.add('close', 3)
+    calls.go_to(Hole('execution'))
+    return calls
 
 
 def candidates(plan):

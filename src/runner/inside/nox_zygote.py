@@ -31,6 +31,7 @@ Descriptor 3 is a socket to the runner. In, after a length and the fields of `Se
     program SERIAL         Python code is to come through the pipe of a bare cell
     command SERIAL LENGTH  execute a command: the plan is in the bytes that follow
     kill SERIAL            end every process of it
+    signal SERIAL NUMBER   to its program
     ping                   answered by `pong`
     pin                    there is time to learn which pages a run writes (nox_memory.py)
 Out:

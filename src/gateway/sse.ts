@@ -1,0 +1,83 @@
+/** Answers that do not end soon: lines of events, as they come, to a client that may be slow, or be gone. */
+import { once } from 'node:events';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { headOf } from './runs/events.ts';
+
+/** Proxies end a connection that is silent for long: nginx after 60 s (proxy_read_timeout). */
+const HEARTBEAT_MS = 15_000;
+const NEWLINE = 10;
+
+export type StreamFormat = 'sse' | 'ndjson';
+
+export const FORMATS: Readonly<Record<StreamFormat, string>> = {
+  sse: 'text/event-stream',
+  ndjson: 'application/x-ndjson',
+};
+
+/** What a client asks for by `Accept`; undefined: no stream. */
+export function formatWanted(request: FastifyRequest): StreamFormat | undefined {
+  const accepted = String(request.headers.accept ?? '')
+    .split(',')
+    .map((each) => each.split(';')[0]?.trim().toLowerCase());
+  return (['sse', 'ndjson'] as const).find((format) => accepted.includes(FORMATS[format]));
+}
+
+/**
+ * @param lines events with their ids, whole lines in each piece; is not asked for the next while the client is slow
+ * @returns when all has been sent, or the client has gone
+ */
+export async function sendEvents(
+  reply: FastifyReply,
+  format: StreamFormat,
+  lines: AsyncIterable<Buffer>,
+): Promise<void> {
+  const { raw } = reply;
+  reply.hijack();
+  raw.writeHead(200, {
+    ...(reply.getHeaders() as Record<string, string>),
+    'content-type': `${FORMATS[format]}; charset=utf-8`,
+    'cache-control': 'no-store',
+    // nginx would otherwise collect the answer (ngx_http_proxy_module, proxy_buffering).
+    'x-accel-buffering': 'no',
+  });
+  raw.flushHeaders();
+  const heartbeat = format === 'sse' ? ': \n\n' : '{"type":"heartbeat"}\n';
+  const beat = setInterval(() => {
+    // A client that does not read needs no more to read.
+    if (!raw.writableNeedDrain) raw.write(heartbeat);
+  }, HEARTBEAT_MS);
+  const gone = new AbortController();
+  raw.once('close', () => {
+    gone.abort();
+  });
+  try {
+    for await (const piece of lines) {
+      if (raw.destroyed) return;
+      beat.refresh();
+      if (!raw.write(format === 'sse' ? toSse(piece) : piece))
+        await once(raw, 'drain', { signal: gone.signal });
+    }
+  } catch (error) {
+    // An abort is the end of the client. What else fails leaves the answer without its end, which says so.
+    if (!gone.signal.aborted) {
+      raw.destroy();
+      throw error;
+    }
+  } finally {
+    clearInterval(beat);
+    raw.end();
+  }
+}
+
+/** The event stream of HTML (section 9.2.6): lines hold JSON, and so no line break. */
+function toSse(lines: Buffer): Buffer {
+  const parts: Buffer[] = [];
+  for (let at = 0; at < lines.length;) {
+    const end = lines.indexOf(NEWLINE, at) + 1;
+    const line = lines.subarray(at, end);
+    const { id, type } = headOf(line);
+    parts.push(Buffer.from(`id: ${String(id)}\nevent: ${type}\ndata: `), line, Buffer.from('\n'));
+    at = end;
+  }
+  return Buffer.concat(parts);
+}

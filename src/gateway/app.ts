@@ -25,6 +25,7 @@ import { ADMIN } from './principal.ts';
 import { healthRoute } from './routes/health.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
+import { keepRoutes } from './route.ts';
 
 export interface GatewayOptions {
   readonly executor: Executor;
@@ -99,6 +100,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     } else done(new NoxError('unauthorized', 'Unauthorized'));
   });
   watchCalls(app);
+  keepRoutes(app);
   app.setErrorHandler<FastifyError | NoxError>((error, request, reply) =>
     sendError(app.calls.explain(toNoxError(error, request, log)), reply),
   );

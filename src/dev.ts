@@ -10,7 +10,7 @@ import { dirname, join } from 'node:path';
 import { readEnvironment, type Defaults } from './config.ts';
 import { buildGateway } from './gateway/app.ts';
 import { AuditFile } from './gateway/audit-file.ts';
-import { listen } from './gateway/listen.ts';
+import { listen, unlisten } from './gateway/listen.ts';
 import { preloadGateway } from './gateway/preload.ts';
 import { fail, loadConfig, makeLog, onStop } from './main.ts';
 import { startedAsRoot } from './privilege.ts';
@@ -48,7 +48,7 @@ try {
   onStop(log, async () => {
     await app.calls.stop(config.stopGraceSeconds);
     await executor.close();
-    await app.close();
+    await unlisten(app);
     await audit?.close();
   });
   const address = await listen(app, config.bindAddress, config.port);

@@ -1,6 +1,7 @@
 /** Opens the gateway's port, and closes it in an orderly way. */
-import type { AddressInfo } from 'node:net';
+import { Server, type AddressInfo } from 'node:net';
 import os from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 
 /** @returns the address as a URL, with the port that was really taken */
@@ -25,4 +26,24 @@ export async function listen(app: FastifyInstance, host: string, port: number): 
   } finally {
     os.networkInterfaces = networkInterfaces;
   }
+}
+
+/** How long a client that has connected may take to send its request, when the port has been closed. */
+const LATE_MS = 1000;
+
+/**
+ * Closes the port, then what is left. Who has connected before it was closed is refused by name as long as there is
+ * time: a connection that breaks without an answer would leave its client in doubt whether the call was made.
+ */
+export async function unlisten(app: FastifyInstance): Promise<void> {
+  const late = new AbortController();
+  const closed = new Promise<void>((resolve) => {
+    // Not that of node:http, which ends connections that have sent nothing yet.
+    Server.prototype.close.call(app.server, () => {
+      resolve();
+    });
+  });
+  await Promise.race([closed, sleep(LATE_MS, undefined, { signal: late.signal }).catch(() => undefined)]);
+  late.abort();
+  await app.close();
 }

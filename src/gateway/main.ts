@@ -5,7 +5,7 @@ import { dropRoot, startedAsRoot } from '../privilege.ts';
 import { connect } from '../transport/unix-socket.ts';
 import { buildGateway } from './app.ts';
 import { AuditFile } from './audit-file.ts';
-import { listen } from './listen.ts';
+import { listen, unlisten } from './listen.ts';
 import { preloadGateway } from './preload.ts';
 
 const config = loadConfig('gateway');
@@ -21,7 +21,7 @@ const manager = serviceManager();
 onStop(log, async () => {
   manager.stopping(config.stopGraceSeconds + CLEANUP_SECONDS);
   await app.calls.stop(config.stopGraceSeconds);
-  await app.close();
+  await unlisten(app);
   await audit?.close();
 });
 try {

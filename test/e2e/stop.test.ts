@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { request } from 'node:http';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, test } from 'node:test';
@@ -38,6 +39,19 @@ async function begin(server: Server, seconds: number) {
   return { answer };
 }
 
+/** The code of the error with which a connection is refused; undefined where it is taken. */
+async function refuses(port: number): Promise<string | undefined> {
+  const socket = connect(port, '127.0.0.1');
+  try {
+    await once(socket, 'connect');
+    return undefined;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code;
+  } finally {
+    socket.destroy();
+  }
+}
+
 async function exitCode(child: Server['processes'][number] | undefined): Promise<number | null> {
   assert(child !== undefined);
   if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
@@ -67,6 +81,22 @@ for (const split of [true, false]) {
         assert.equal(await exitCode(gatewayOf(server)), 0);
         await assert.rejects(fetch(`${server.url}/health`));
         assert(!(await exists(join(server.workspace, 'late'))));
+      });
+    });
+
+    test('who has connected before the port was closed is refused by name', async () => {
+      await withServer({ split, env: { NOX_STOP_GRACE: '0' } }, async (server) => {
+        const { port } = new URL(server.url);
+        const early = connect(Number(port), '127.0.0.1');
+        await once(early, 'connect');
+        gatewayOf(server)?.kill('SIGTERM');
+        await eventually('the port is closed', async () => (await refuses(Number(port))) === 'ECONNREFUSED');
+        early.write(
+          `POST /run_py HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${TOKEN}\r\ncontent-length: 12\r\n\r\n{"code": ""}`,
+        );
+        const answer = (await early.toArray()).join('');
+        assert.match(answer, /^HTTP\/1\.1 503 .*"shutting_down"/s);
+        assert.equal(await exitCode(gatewayOf(server)), 0);
       });
     });
 

@@ -32,6 +32,7 @@ export interface ZygoteOptions {
   readonly argv: readonly string[];
   /** All that a run finds in its environment. */
   readonly env: Readonly<Record<string, string>>;
+  /** Where its runs see the workspace. */
   readonly workspace: string;
   /** Other directories that are shown, at their own paths. */
   readonly shown: readonly string[];

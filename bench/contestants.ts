@@ -45,7 +45,13 @@ export async function makeReference(): Promise<Bench> {
   for (const [name, text] of Object.entries(OWN_ETC)) await writeFile(join(etcDir, name), text);
   if (process.getuid?.() === 0) await chown(workspace, RUN_UID, RUN_UID);
   const venv = virtualEnvironment(PYTHON);
-  const plan = { workspace, etcDir, rootLinks: rootLinks(), etc: ETC.filter(readable), venv };
+  const plan = {
+    workspace: { from: workspace, at: workspace },
+    etcDir,
+    rootLinks: rootLinks(),
+    etc: ETC.filter(readable),
+    venv,
+  };
   const bwrap = [BWRAP, ...withoutInit(sandboxArguments(plan)), '--chdir', workspace];
   return { workspace, bwrap, remove: () => rm(dir, { recursive: true, force: true }) };
 }

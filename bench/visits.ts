@@ -76,7 +76,11 @@ async function run(
   files.prepare();
   const script = { name: files.claim('run.py'), code: `print('${text}')` };
   const plan = {
-    ...{ workspace: files.path, kind: 'python' as const, argv: [python, join(files.path, script.name)] },
+    ...{
+      workspace: { from: files.path, at: files.path },
+      kind: 'python' as const,
+      argv: [python, join(files.path, script.name)],
+    },
     ...{ env, script, limits, writeXorExecute: true },
   };
   const end = await launcher.launch(0, plan, { stdout: hear, stderr: hear }).ended;

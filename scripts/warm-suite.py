@@ -174,7 +174,12 @@ class Server:
         self.out = out
         self.workspace = os.path.join(out, 'workspace')
         self.token = secrets.token_hex(16)
-        own = {'NOX_API_TOKEN': self.token, 'NOX_SANDBOX': self.workspace, 'NOX_SLOTS': str(jobs)}
+        own = {
+            'NOX_API_TOKEN': self.token,
+            'NOX_SANDBOX': self.workspace,
+            'NOX_WORKSPACES': os.path.join(out, 'workspaces'),
+            'NOX_SLOTS': str(jobs),
+        }
         self.env = {**SETTINGS, **os.environ, **own}
         self.command = command
         self.layouts: dict[bool, list[str]] = {True: [], False: []}

@@ -51,6 +51,13 @@ export const SETTINGS = {
     shape: 'an absolute path',
     meaning: 'The default workspace',
   },
+  NOX_WORKSPACES: {
+    kind: 'text',
+    default: '/var/lib/nox-runner/workspaces',
+    pattern: ABSOLUTE,
+    shape: 'an absolute path',
+    meaning: 'Directory of all other workspaces and of the snapshots, for the runner alone',
+  },
   NOX_BIND_ADDR: {
     kind: 'text',
     default: '127.0.0.1',
@@ -251,6 +258,7 @@ const NAMES = Object.keys(SETTINGS) as SettingName[];
 export interface Config {
   readonly token: string;
   readonly sandbox: string;
+  readonly workspaces: string;
   readonly bindAddress: string;
   readonly port: number;
   readonly trustedProxy: readonly string[];
@@ -350,6 +358,7 @@ function assemble(values: Values): Config {
   return {
     token: text('NOX_API_TOKEN'),
     sandbox: text('NOX_SANDBOX'),
+    workspaces: text('NOX_WORKSPACES'),
     bindAddress: text('NOX_BIND_ADDR'),
     port: number('NOX_PORT'),
     trustedProxy: words(text('NOX_TRUSTED_PROXY')),

@@ -1,5 +1,5 @@
 /** A server that was started as root gives it up for good, before it opens a port or takes a byte from anybody. */
-import { chownSync, mkdirSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync } from 'node:fs';
 import { fail } from './main.ts';
 
 export const startedAsRoot = process.geteuid?.() === 0;
@@ -21,7 +21,8 @@ export function dropRoot(uid: number, gid: number): void {
 }
 
 /** Makes a directory, as root for the user that the server becomes. One that is there is left as it is. */
-export function makeDirectoryFor(uid: number, path: string): void {
-  if (mkdirSync(path, { recursive: true, mode: 0o755 }) !== undefined && startedAsRoot)
-    chownSync(path, uid, uid);
+export function makeDirectoryFor(uid: number, path: string, mode = 0o755): void {
+  if (mkdirSync(path, { recursive: true, mode: 0o755 }) === undefined) return;
+  chmodSync(path, mode);
+  if (startedAsRoot) chownSync(path, uid, uid);
 }

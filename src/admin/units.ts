@@ -188,6 +188,9 @@ UnsetEnvironment=NOX_API_TOKEN
 ExecStart=${command('/usr/bin/env', 'NOX_CGROUP=required', ...NODE, `${PROGRAM}/dist/runner/main.js`)}
 RuntimeDirectory=nox-runner
 RuntimeDirectoryMode=0750
+# All workspaces but the default one. Not for the gateway.
+StateDirectory=nox-runner
+StateDirectoryMode=0700
 
 # A cgroup for each run, below this unit's own.
 Delegate=memory pids

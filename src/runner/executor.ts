@@ -21,6 +21,7 @@ import { checkOperation, type Handlers } from './operations.ts';
 import { executeRun, type RunContext } from './run.ts';
 import { Slots, type SlotsOptions } from './slots.ts';
 import { pathNames } from './workspace.ts';
+import { DEFAULT_WORKSPACE } from './workspaces.ts';
 
 export interface LocalExecutorOptions {
   readonly context: RunContext;
@@ -76,7 +77,7 @@ export class LocalExecutor implements Executor {
       this.#track(granted);
       const slot = await granted;
       const queue = new EventQueue();
-      const done = this.#execute(slot, checked, limits, stop.signal, queue);
+      const done = this.#execute(slot, checked, limits, stop, queue);
       this.#track(done);
       try {
         for await (const event of queue) {
@@ -98,12 +99,12 @@ export class LocalExecutor implements Executor {
     slot: number,
     request: RunRequest,
     limits: Limits,
-    signal: AbortSignal,
+    stop: AbortController,
     queue: EventQueue,
   ): Promise<void> {
     const { context, log } = this.#options;
     try {
-      const result = await executeRun(context, { slot, request, limits, log }, signal, (event) => {
+      const result = await executeRun(context, { slot, request, limits, log }, stop, (event) => {
         queue.push(event);
       });
       this.#judge(verdictOf(result));
@@ -124,7 +125,7 @@ export class LocalExecutor implements Executor {
     if (this.#stopping) throw new NoxError('shutting_down', 'The server is stopping', { retryAfter: 1 });
     // Before the body: a wrong path must not cost an upload.
     pathNames(path);
-    const { workspace, placeholder, disk } = this.#options.context;
+    const { workspace, placeholder, disk } = this.#options.context.workspaces.get(DEFAULT_WORKSPACE);
     placeholder.remove();
     await disk.refresh(this.#options.maxUploadBytes);
     const work = workspace.write(
@@ -226,7 +227,7 @@ export class LocalExecutor implements Executor {
     clearTimeout(this.#retry);
     // What was counted as it waited for its slot is counted again as it runs.
     while (this.#live.size > 0) await Promise.allSettled(this.#live);
-    this.#options.context.placeholder.remove();
+    this.#options.context.workspaces.close();
     await this.#options.context.launcher.close();
   }
 

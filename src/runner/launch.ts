@@ -1,8 +1,15 @@
 /** What makes a run, as run.ts sees it. The one implementation is launcher.ts; tests have others. */
 import type { Limits } from '../protocol/limits.ts';
 
+/** A directory of the host and the path at which it appears in a sandbox. */
+export interface Shown {
+  readonly from: string;
+  readonly at: string;
+}
+
 export interface LaunchPlan {
-  readonly workspace: string;
+  /** The directory of the workspace, and where the run sees it. */
+  readonly workspace: Shown;
   /**
    * `python`: argv is the interpreter, the program and its arguments, and a copy of a warm interpreter may run it;
    * `fresh`: the same, and a new one must. Both have a script.

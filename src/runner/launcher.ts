@@ -17,7 +17,7 @@ import { promisify } from 'node:util';
 import type { Limits } from '../protocol/limits.ts';
 import { type Cell, ZygoteFailure } from './cell.ts';
 import { readable, rootLinks, virtualEnvironment } from './host.ts';
-import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from './launch.ts';
+import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink, Shown } from './launch.ts';
 import { encodeLimits } from './plan.ts';
 import { ETC, OWN_ETC, sandboxArguments } from './sandbox.ts';
 import { compileStages, currentArch, loadProfile } from './seccomp/compile.ts';
@@ -72,7 +72,7 @@ const PROGRAM = 'run.py';
 export class ZygoteLauncher implements Launcher {
   readonly #dir: string;
   readonly #options: LauncherOptions;
-  readonly #makeZygote: (workspace: string) => Zygote;
+  readonly #makeZygote: (workspace: Shown) => Zygote;
   readonly #shown: readonly string[];
   readonly #active = new Map<string, WarmWorkspace>();
   /** Every zygote that is alive, those that are being replaced included. */
@@ -119,8 +119,8 @@ export class ZygoteLauncher implements Launcher {
     };
     this.#makeZygote = (workspace) =>
       new Zygote({
-        argv: [...sandboxArguments({ ...host, workspace }), python, `${workspace}/${PROGRAM}`],
-        workspace,
+        argv: [...sandboxArguments({ ...host, workspace }), python, `${workspace.at}/${PROGRAM}`],
+        workspace: workspace.at,
         ...settings,
       });
     this.#housekeeping = setInterval(() => {
@@ -133,7 +133,7 @@ export class ZygoteLauncher implements Launcher {
   }
 
   /** Starts the zygote of a workspace that is about to be used. */
-  async wake(workspace: string): Promise<void> {
+  async wake(workspace: Shown): Promise<void> {
     await this.#use(workspace).zygote.ready;
   }
 
@@ -151,29 +151,29 @@ export class ZygoteLauncher implements Launcher {
   }
 
   /** The zygote of a workspace, started if there is none that serves. */
-  #use(workspace: string): WarmWorkspace {
+  #use(workspace: Shown): WarmWorkspace {
     const shows = this.#identity(workspace);
-    const warm = this.#active.get(workspace);
+    const warm = this.#active.get(workspace.from);
     if (warm?.zygote.alive === true && warm.shows === shows && !warm.failed) {
       if (warm.worn && warm.successor === undefined) this.#succeed(warm, workspace);
       return warm;
     }
     warm?.retire();
     const fresh = this.#start(workspace, shows);
-    this.#active.set(workspace, fresh);
+    this.#active.set(workspace.from, fresh);
     return fresh;
   }
 
-  #succeed(old: WarmWorkspace, workspace: string): void {
+  #succeed(old: WarmWorkspace, workspace: Shown): void {
     const next = this.#start(workspace, old.shows);
     old.successor = next;
     next.zygote.ready.then(
       () => {
-        if (this.#active.get(workspace) !== old) {
+        if (this.#active.get(workspace.from) !== old) {
           next.retire();
           return;
         }
-        this.#active.set(workspace, next);
+        this.#active.set(workspace.from, next);
         next.prepareLike(old);
         old.retire();
       },
@@ -183,13 +183,13 @@ export class ZygoteLauncher implements Launcher {
     );
   }
 
-  #start(workspace: string, shows: string): WarmWorkspace {
+  #start(workspace: Shown, shows: string): WarmWorkspace {
     if (this.#closed) throw new ZygoteFailure('the server is stopping');
     const warm = new WarmWorkspace(this.#makeZygote(workspace), shows, this.#options.warm.on);
     this.#all.add(warm);
     void warm.zygote.ended.then(() => {
       this.#all.delete(warm);
-      if (this.#active.get(workspace) === warm) this.#active.delete(workspace);
+      if (this.#active.get(workspace.from) === warm) this.#active.delete(workspace.from);
     });
     // One more needs room; those that stand have their cells by now, and can be measured.
     setTimeout(() => {
@@ -199,8 +199,8 @@ export class ZygoteLauncher implements Launcher {
   }
 
   /** Changes when something that is bound into the sandbox, or the interpreter, has been replaced by another. */
-  #identity(workspace: string): string {
-    return [workspace, ...this.#shown, this.#options.python]
+  #identity(workspace: Shown): string {
+    return [workspace.from, ...this.#shown, this.#options.python]
       .map((path) => statSync(path, { throwIfNoEntry: false }))
       .map((stats) => `${stats?.dev}:${stats?.ino}`)
       .join();

@@ -10,23 +10,19 @@ import { NoxError } from '../protocol/errors.ts';
 import { LIMITS, type LimitName, type Limits } from '../protocol/limits.ts';
 import type { RunEvent, RunRequest, RunResult } from '../protocol/messages.ts';
 import { decideOutcome, type ImposedCause, type Outcome } from '../protocol/outcome.ts';
-import type { DiskWatch } from './disk.ts';
 import type { LaunchEnd, Launcher, LaunchPlan } from './launch.ts';
 import type { FinalSample, Meter } from './meter.ts';
 import { BoundedOutput } from './output.ts';
-import { pathNames, type Workspace } from './workspace.ts';
+import { pathNames } from './workspace.ts';
+import { DEFAULT_WORKSPACE, type Workspaces, type WorkspaceState } from './workspaces.ts';
 
 /** How often a live run is measured. A shorter run costs no measurement at all. */
 const SAMPLE_MS = 50;
-/** The name under which code runs that was given none. */
-const DEFAULT_SCRIPT = 'run.py';
 
 /** What the runs of one runner share. */
 export interface RunContext {
   readonly launcher: Launcher;
-  readonly workspace: Workspace;
-  readonly placeholder: Placeholder;
-  readonly disk: DiskWatch;
+  readonly workspaces: Pick<Workspaces, 'get' | 'close'>;
   readonly python: string;
   newMeter(limits: Limits): Meter;
 }
@@ -48,68 +44,58 @@ const LIMIT_OF: Partial<Record<Outcome, LimitName>> = {
 
 /** The kernel's CPU limit counts whole ticks, its accounts are finer: what was used may look like less than the limit. */
 const CPU_LIMIT_NEAR = 0.5;
-const PLACEHOLDER_MS = 100;
 /** How often a run looks for a place for its code while other runs of its workspace take it away. */
 const PLACING_TRIES = 20;
 
 /**
+ * @param stop ends the run; also called here, when its workspace is taken away
  * @param emit is given the output as it comes
  * @returns the result, when no process of the run is alive. A fault of the machine is a `sandbox_error` result, its
  *   reason in the log.
- * @throws NoxError for a filename that cannot be used
+ * @throws NoxError for a filename or a workspace that cannot be used
  */
 export async function executeRun(
+  context: RunContext,
+  order: RunOrder,
+  stop: AbortController,
+  emit: (event: RunEvent) => void,
+): Promise<RunResult> {
+  const state = context.workspaces.get(workspaceOf(order.request));
+  const leave = state.enter(() => {
+    stop.abort('workspace');
+  });
+  try {
+    return await executeIn(state, context, order, stop.signal, emit);
+  } finally {
+    leave();
+  }
+}
+
+function workspaceOf({ workspace }: RunRequest): string {
+  if (workspace === undefined) return DEFAULT_WORKSPACE;
+  if ('id' in workspace) return workspace.id;
+  throw new NoxError('workspace_not_found', 'workspace.scratch: no scratch workspaces yet');
+}
+
+async function executeIn(
+  state: WorkspaceState,
   context: RunContext,
   order: RunOrder,
   signal: AbortSignal,
   emit: (event: RunEvent) => void,
 ): Promise<RunResult> {
   for (let attempt = 0; attempt < PLACING_TRIES; attempt += 1) {
-    const placed = await placeProgram(context, order.request.program);
+    const placed = await placeProgram(state, context.python, order.request.program);
     try {
-      const result = await new Run(context, order, emit).execute(placed, signal);
+      const result = await new Run(state, context, order, emit).execute(placed, signal);
       if (result !== undefined) return result;
       // Another run took the file away.
-      context.placeholder.remove();
+      state.placeholder.remove();
     } finally {
       placed.release();
     }
   }
   throw new NoxError('workspace_conflict', 'Other runs of the workspace keep removing the file of the code');
-}
-
-/**
- * The file on which code without a name is mounted, kept for a moment: the next run is likely to need it again, and
- * to unlink a file that is mounted on, be it in a dying namespace, waits for the whole kernel (an RCU grace period).
- * Gone before anything runs, is put or is listed that could see it.
- */
-export class Placeholder {
-  readonly #workspace: Workspace;
-  #name: string | undefined;
-  #timer: NodeJS.Timeout | undefined;
-
-  constructor(workspace: Workspace) {
-    this.#workspace = workspace;
-  }
-
-  /** @returns its name, to be released as one that was claimed of the workspace */
-  claim(): string {
-    this.#name ??= this.#workspace.claim(DEFAULT_SCRIPT);
-    this.#workspace.hold(this.#name);
-    this.#timer ??= setTimeout(() => {
-      this.remove();
-    }, PLACEHOLDER_MS);
-    this.#timer.refresh();
-    return this.#name;
-  }
-
-  /** At once, or with the last run that has its code there. */
-  remove(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    if (this.#name !== undefined) this.#workspace.release(this.#name);
-    this.#name = undefined;
-  }
 }
 
 interface PlacedProgram {
@@ -120,28 +106,31 @@ interface PlacedProgram {
 }
 
 /** Gives Python code its place in the workspace: saved under the name that was asked for, or standing in for none. */
-async function placeProgram(context: RunContext, program: RunRequest['program']): Promise<PlacedProgram> {
-  context.workspace.prepare();
+async function placeProgram(
+  { workspace, placeholder, disk }: WorkspaceState,
+  python: string,
+  program: RunRequest['program'],
+): Promise<PlacedProgram> {
+  workspace.prepare();
   if (program.kind === 'command') {
-    context.placeholder.remove();
+    placeholder.remove();
     return { argv: program.argv, kind: 'command', release: () => undefined };
   }
   if (program.kind === 'runtime') throw new NoxError('unknown_runtime', `runtime: no ${program.runtime} yet`);
-  const { workspace, python } = context;
   const { code, filename, args } = program;
   let name: string;
   if (filename === undefined) {
-    name = context.placeholder.claim();
+    name = placeholder.claim();
   } else {
-    context.placeholder.remove();
-    await context.disk.refresh(Buffer.byteLength(code));
-    const { saved } = await workspace.write(filename, [Buffer.from(code)], context.disk);
-    name = relative(workspace.path, saved);
+    placeholder.remove();
+    await disk.refresh(Buffer.byteLength(code));
+    const { saved } = await workspace.write(filename, [Buffer.from(code)], disk);
+    name = relative(workspace.shown, saved);
     workspace.hold(name);
   }
   const shown = filename === undefined ? name : pathNames(filename).join('/');
   return {
-    argv: [python, `${workspace.path}/${shown}`, ...args],
+    argv: [python, `${workspace.shown}/${shown}`, ...args],
     script: { name, code },
     kind: program.fresh === true ? 'fresh' : 'python',
     release: () => {
@@ -151,13 +140,15 @@ async function placeProgram(context: RunContext, program: RunRequest['program'])
 }
 
 class Run {
+  readonly #state: WorkspaceState;
   readonly #context: RunContext;
   readonly #order: RunOrder;
   readonly #stdout: BoundedOutput;
   readonly #stderr: BoundedOutput;
   #cause: ImposedCause | undefined;
 
-  constructor(context: RunContext, order: RunOrder, emit: (event: RunEvent) => void) {
+  constructor(state: WorkspaceState, context: RunContext, order: RunOrder, emit: (event: RunEvent) => void) {
+    this.#state = state;
     this.#context = context;
     this.#order = order;
     const bounded = (stream: 'stdout' | 'stderr') =>
@@ -170,7 +161,7 @@ class Run {
 
   /** @returns undefined where the code found no place; nothing has run then */
   async execute(placed: PlacedProgram, signal: AbortSignal): Promise<RunResult | undefined> {
-    const { launcher, disk } = this.#context;
+    const { launcher } = this.#context;
     const { slot, limits, log, request } = this.#order;
     const began = performance.now();
     const meter = this.#context.newMeter(limits);
@@ -200,7 +191,7 @@ class Run {
       const sampling = setInterval(() => {
         this.#sample(meter, launched.pids(), impose);
       }, SAMPLE_MS);
-      const unwatch = disk.watch({
+      const unwatch = this.#state.disk.watch({
         stop: () => {
           impose('disk_limit');
         },
@@ -225,12 +216,12 @@ class Run {
 
   #plan(placed: PlacedProgram, meter: Meter): LaunchPlan {
     const { request, limits } = this.#order;
-    const { python, workspace } = this.#context;
+    const { workspace } = this.#state;
     return {
-      workspace: workspace.path,
+      workspace: { from: workspace.path, at: workspace.shown },
       kind: placed.kind,
       argv: placed.argv,
-      env: environment(python),
+      env: environment(this.#context.python),
       script: placed.script,
       stdin: request.stdin,
       limits,

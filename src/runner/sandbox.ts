@@ -6,6 +6,8 @@
  * that it is given for that (in the sandbox's user namespace) a run has none: its own namespace is below.
  */
 
+import type { Shown } from './launch.ts';
+
 /**
  * What programs need of the host's /etc: the linker's cache, names behind /usr's links, public certificates, time
  * zone, fonts, tables of names. Nothing here holds a secret on Debian and Ubuntu (all are mode 0644 by default).
@@ -42,8 +44,8 @@ const DEVICE_LINKS = {
 };
 
 export interface SandboxPlan {
-  /** Absolute path of the workspace, the same on both sides. */
-  readonly workspace: string;
+  /** Where the workspace is, and where runs see it; both absolute. */
+  readonly workspace: Shown;
   /** Directory with the files of OWN_ETC. */
   readonly etcDir: string;
   /** Where the zygote's program is, and where the zygote is to see it. */
@@ -94,7 +96,7 @@ export function sandboxArguments(plan: SandboxPlan): string[] {
     ...(plan.venv === undefined ? [] : ['--ro-bind', plan.venv, plan.venv]),
     ...(plan.zygote === undefined ? [] : ['--ro-bind', plan.zygote.from, plan.zygote.at]),
     ...(plan.cgroups === undefined ? [] : ['--bind', plan.cgroups.from, plan.cgroups.at]),
-    ...['--bind', plan.workspace, plan.workspace],
+    ...['--bind', plan.workspace.from, plan.workspace.at],
     // Both are tmpfs without a size, owned by the run's user: writable they would be memory that no limit sees.
     ...['--remount-ro', '/dev', '--remount-ro', '/'],
   ];

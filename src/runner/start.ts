@@ -5,13 +5,12 @@ import type { Config } from '../config.ts';
 import { dropRoot, makeDirectoryFor, startedAsRoot } from '../privilege.ts';
 import { CgroupMeter, delegateCgroup, openCgroup, type CgroupState } from './cgroup.ts';
 import { runChecks, type Check } from './check.ts';
-import { DiskWatch } from './disk.ts';
 import { LocalExecutor } from './executor.ts';
 import { choosePython } from './host.ts';
 import { ZygoteLauncher } from './launcher.ts';
 import { ProcMeter } from './meter.ts';
-import { environment, Placeholder, type RunContext } from './run.ts';
-import { Workspace } from './workspace.ts';
+import { environment, type RunContext } from './run.ts';
+import { DEFAULT_WORKSPACE, Workspaces } from './workspaces.ts';
 
 export interface StartedRunner {
   readonly executor: LocalExecutor;
@@ -24,11 +23,12 @@ class UnfitError extends Error {
   override readonly name = 'UnfitError';
 }
 
-/** What only root can do, then root is given up: a workspace and a cgroup of the runner's own. */
+/** What only root can do, then root is given up: directories and a cgroup of the runner's own. */
 export function prepareRunner(config: Config): void {
   if (startedAsRoot) allowPinning();
   if (startedAsRoot && config.cgroup !== 'off') delegateCgroup(config.runUid);
   makeDirectoryFor(config.runUid, config.sandbox);
+  makeDirectoryFor(config.runUid, config.workspaces, 0o700);
   dropRoot(config.runUid, config.runUid);
 }
 
@@ -74,13 +74,15 @@ function explain(check: Check): string {
 
 async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Promise<RunContext> {
   const python = choosePython(config.python);
-  const workspace = new Workspace(config.sandbox);
-  workspace.prepare();
-  workspace.sweep();
-  const disk = new DiskWatch(config.sandbox, config.limits.workspaceBytes, (error) => {
-    log.error({ err: error }, 'the size of the workspace cannot be counted');
+  const workspaces = new Workspaces({
+    dir: config.workspaces,
+    sandbox: config.sandbox,
+    limitBytes: config.limits.workspaceBytes,
+    onFault: (error) => {
+      log.error({ err: error }, 'the size of a workspace cannot be counted');
+    },
   });
-  await disk.count();
+  await workspaces.get(DEFAULT_WORKSPACE).disk.count();
   return {
     launcher: await ZygoteLauncher.create({
       python,
@@ -90,9 +92,7 @@ async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Pr
       pythonJit: config.pythonJit,
       warm: config.warm,
     }),
-    workspace,
-    placeholder: new Placeholder(workspace),
-    disk,
+    workspaces,
     python,
     newMeter: (limits) => (cgroup.available ? new CgroupMeter(cgroup.path, limits) : new ProcMeter(limits)),
   };

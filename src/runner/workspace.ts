@@ -81,13 +81,16 @@ function badPath(path: string, why: string): NoxError {
 
 export class Workspace {
   readonly path: string;
+  /** Where its runs see it; what is told of it, and where absolute links lead, is below this path. */
+  readonly shown: string;
   /** How many live runs have their code mounted on each file. */
   readonly #claims = new Map<string, number>();
   /** The claimed names, all in the workspace's root. */
   readonly #placeholders = new Set<string>();
 
-  constructor(path: string) {
+  constructor(path: string, shown = path) {
     this.path = path;
+    this.shown = shown;
   }
 
   /**
@@ -133,7 +136,7 @@ export class Workspace {
     const root = openDirectory(this.path);
     const number = randomBytes(12).toString('hex');
     const temporary = at(root, `.nox-${number}.tmp`);
-    const walk = new Walk(this.path, root, path);
+    const walk = new Walk(this.shown, root, path);
     try {
       const bytes = await writeAndSync(temporary, body, room);
       try {
@@ -155,7 +158,7 @@ export class Workspace {
   async #putInPlace(root: number, walk: Walk, names: readonly string[], stem: string): Promise<string> {
     const { dir, name, saved } = walk.to(names);
     const temporary = at(root, `${stem}.tmp`);
-    if (this.#claims.has(relative(this.path, saved))) {
+    if (this.#claims.has(relative(this.shown, saved))) {
       withAccess(dir, () => {
         replaceContent(at(dir, name), temporary, at(root, `${stem}.redo`), saved);
       });
@@ -218,8 +221,8 @@ export class Workspace {
     let walk: Walk | undefined;
     try {
       const saved = readNote(at(root, name));
-      walk = new Walk(this.path, root, saved);
-      const place = walk.to(pathNames(relative(this.path, saved)));
+      walk = new Walk(this.shown, root, saved);
+      const place = walk.to(pathNames(relative(this.shown, saved)));
       renameSync(at(root, name.replace(/redo$/, 'tmp')), at(place.dir, place.name));
     } catch {
       // Its directory is gone, the copy was finished, or it is no note of ours: nothing is left to do.

@@ -32,6 +32,7 @@ export interface ZygoteOptions {
   readonly argv: readonly string[];
   /** All that a run finds in its environment. */
   readonly env: Readonly<Record<string, string>>;
+  /** Where its runs see the workspace. */
   readonly workspace: string;
   /** Each run has an empty workspace of its own in its place. */
   readonly scratch: boolean;

@@ -89,6 +89,7 @@ const dir = await makeDirectory();
 const workspace = join(dir, 'sandbox');
 const base = {
   NOX_SANDBOX: workspace,
+  NOX_WORKSPACES: join(dir, 'workspaces'),
   NOX_SLOTS: '2',
   NOX_QUEUE: '2',
   NOX_MAX_OUTPUT: '64K',

@@ -264,7 +264,12 @@ describe('what the service manager is told', () => {
     await withManager(async (path, heard) => {
       const dir = await makeDirectory();
       const socket = join(dir, 'runner.sock');
-      const env = { NOX_RUNNER_SOCKET: socket, NOX_SANDBOX: join(dir, 'sandbox'), NOX_LOG_LEVEL: 'silent' };
+      const env = {
+        NOX_RUNNER_SOCKET: socket,
+        NOX_SANDBOX: join(dir, 'sandbox'),
+        NOX_WORKSPACES: join(dir, 'workspaces'),
+        NOX_LOG_LEVEL: 'silent',
+      };
       const runner = program(
         'runner/main.js',
         { ...env, NOTIFY_SOCKET: path },

@@ -13,7 +13,12 @@ const PROGRAM = fileURLToPath(new URL('../../dist/cli/validate.js', import.meta.
 test('make validate: every check passes, and every escape is held', async () => {
   const dir = await makeDirectory();
   try {
-    const env = { PATH: process.env['PATH'] ?? '', HOME: dir, NOX_SANDBOX: join(dir, 'sandbox') };
+    const env = {
+      PATH: process.env['PATH'] ?? '',
+      HOME: dir,
+      NOX_SANDBOX: join(dir, 'sandbox'),
+      NOX_WORKSPACES: join(dir, 'workspaces'),
+    };
     const child = spawn(process.execPath, [PROGRAM], { env, stdio: ['ignore', 'pipe', 'pipe'] });
     let out = '';
     child.stdout.on('data', (data: Buffer) => (out += data.toString()));

@@ -12,8 +12,8 @@ import { DiskWatch, type DiskUser } from '../../src/runner/disk.ts';
 import { LocalExecutor } from '../../src/runner/executor.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from '../../src/runner/launch.ts';
 import type { FinalSample, Meter, Sample } from '../../src/runner/meter.ts';
-import { Placeholder } from '../../src/runner/run.ts';
 import { Workspace } from '../../src/runner/workspace.ts';
+import { WorkspaceState } from '../../src/runner/workspaces.ts';
 
 const MIB = 2 ** 20;
 const DEADLINE_MS = 10_000;
@@ -129,13 +129,16 @@ interface Setting {
 }
 
 function make({ slots = 1, disk: watched = disk }: Setting = {}): LocalExecutor {
-  const workspace = new Workspace(dir);
+  const state = new WorkspaceState('default', new Workspace(dir), watched);
   return new LocalExecutor({
     context: {
       launcher,
-      workspace,
-      placeholder: new Placeholder(workspace),
-      disk: watched,
+      workspaces: {
+        get: () => state,
+        close: () => {
+          state.placeholder.remove();
+        },
+      },
       python: '/usr/bin/python3',
       newMeter: () => {
         if (meterFailure !== undefined) throw meterFailure;
@@ -341,7 +344,7 @@ describe('LocalExecutor.run', () => {
     assert.deepEqual(Object.keys(plan.env).sort(), ['HOME', 'LANG', 'PATH', 'TMPDIR']);
     assert.deepEqual(plan.limits, { ...MAX_LIMITS, processes: 5 });
     assert.equal(plan.stdin, 'in');
-    assert.equal(plan.workspace, dir);
+    assert.deepEqual(plan.workspace, { from: dir, at: dir });
     assert.equal(plan.script, undefined);
   });
 });

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { ETC, OWN_ETC, ROOT_DIRS, sandboxArguments, type SandboxPlan } from '../../src/runner/sandbox.ts';
 
 const PLAN: SandboxPlan = {
-  workspace: '/srv/work',
+  workspace: { from: '/srv/work', at: '/home/work' },
   etcDir: '/tmp/nox-runner-x/etc',
   rootLinks: new Map([
     ['/bin', 'usr/bin'],
@@ -69,7 +69,7 @@ const nasty = fc.oneof(
 );
 
 const plan = fc.record({
-  workspace: nasty,
+  workspace: fc.record({ from: nasty, at: nasty }),
   etcDir: nasty,
   rootLinks: fc.subarray([...ROOT_DIRS]).map((dirs) => new Map(dirs.map((dir) => [dir, `usr${dir}`]))),
   etc: fc.subarray([...ETC]),
@@ -107,7 +107,7 @@ describe('sandboxArguments', () => {
   });
 
   test('the workspace is the only thing of the host that can be written', () => {
-    assert.deepEqual(named(options, '--bind'), [['--bind', '/srv/work', '/srv/work']]);
+    assert.deepEqual(named(options, '--bind'), [['--bind', '/srv/work', '/home/work']]);
   });
 
   test('its own /proc and /dev, not the host’s', () => {
@@ -144,7 +144,7 @@ describe('sandboxArguments', () => {
   });
 
   test('the workspace is mounted after what could cover it', () => {
-    const bind = position(options, '--bind', '/srv/work', '/srv/work');
+    const bind = position(options, '--bind', '/srv/work', '/home/work');
     for (const [name, ...values] of options.slice(bind + 1)) {
       assert.equal(name, '--remount-ro', `${name} ${values.join(' ')} comes after the workspace`);
     }
@@ -178,7 +178,7 @@ describe('sandboxArguments', () => {
     fc.assert(
       fc.property(plan, (each) => {
         const parsed = parse(sandboxArguments(each));
-        assert.deepEqual(named(parsed, '--bind'), [['--bind', each.workspace, each.workspace]]);
+        assert.deepEqual(named(parsed, '--bind'), [['--bind', each.workspace.from, each.workspace.at]]);
         if (each.venv === undefined) return;
         const binds = named(parsed, '--ro-bind').filter(([, from]) => from === each.venv);
         assert.ok(binds.some(([, , to]) => to === each.venv));

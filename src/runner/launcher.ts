@@ -16,10 +16,10 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Limits } from '../protocol/limits.ts';
 import { type Cell, ZygoteFailure } from './cell.ts';
-import { readable, rootLinks, virtualEnvironment } from './host.ts';
+import { nodeProgram, readable, rootLinks, shownEtc, virtualEnvironment } from './host.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from './launch.ts';
 import { encodeLimits } from './plan.ts';
-import { ETC, OWN_ETC, sandboxArguments } from './sandbox.ts';
+import { OWN_ETC, sandboxArguments } from './sandbox.ts';
 import { compileStages, currentArch, loadProfile } from './seccomp/compile.ts';
 import { discard, WarmWorkspace } from './warm-workspace.ts';
 import { CGROUP_DIR, Zygote, ZYGOTE_DIR } from './zygote.ts';
@@ -73,7 +73,8 @@ export class ZygoteLauncher implements Launcher {
   readonly #dir: string;
   readonly #options: LauncherOptions;
   readonly #makeZygote: (workspace: string) => Zygote;
-  readonly #shown: readonly string[];
+  /** Besides the workspace, what a zygote shows or is: replaced on the host, it has the zygote replaced. */
+  readonly #bound: readonly string[];
   readonly #active = new Map<string, WarmWorkspace>();
   /** Every zygote that is alive, those that are being replaced included. */
   readonly #all = new Set<WarmWorkspace>();
@@ -97,12 +98,12 @@ export class ZygoteLauncher implements Launcher {
     this.#dir = dir;
     this.#options = options;
     const venv = virtualEnvironment(options.python);
-    this.#shown = venv === undefined ? [] : [venv];
+    const shown = venv === undefined ? [] : [venv];
+    this.#bound = [...shown, options.python, nodeProgram() ?? options.python];
     const host = {
       etcDir: join(dir, 'etc'),
       zygote: { from: join(dir, 'zygote'), at: ZYGOTE_DIR },
       rootLinks: rootLinks(),
-      etc: ETC.filter(readable),
       venv,
       cgroups: options.cgroups === undefined ? undefined : { from: options.cgroups, at: CGROUP_DIR },
     };
@@ -112,14 +113,18 @@ export class ZygoteLauncher implements Launcher {
       unaccountedMemory: cgroups === undefined ? 'deny' : 'allow',
     });
     const settings = {
-      ...{ env, shown: this.#shown, filters, preload: warm.on ? warm.preload : '' },
+      ...{ env, shown, filters, preload: warm.on ? warm.preload : '' },
       tmpBytes: limits.tmpBytes,
       limits: encodeLimits(limits, cgroups !== undefined),
       cgroups: cgroups === undefined ? '' : CGROUP_DIR,
     };
     this.#makeZygote = (workspace) =>
       new Zygote({
-        argv: [...sandboxArguments({ ...host, workspace }), python, `${workspace}/${PROGRAM}`],
+        argv: [
+          // What may come and go while the server lives is looked for each time.
+          ...sandboxArguments({ ...host, etc: shownEtc(), node: nodeProgram(), workspace }),
+          ...[python, `${workspace}/${PROGRAM}`],
+        ],
         workspace,
         ...settings,
       });
@@ -200,7 +205,7 @@ export class ZygoteLauncher implements Launcher {
 
   /** Changes when something that is bound into the sandbox, or the interpreter, has been replaced by another. */
   #identity(workspace: string): string {
-    return [workspace, ...this.#shown, this.#options.python]
+    return [workspace, ...this.#bound]
       .map((path) => statSync(path, { throwIfNoEntry: false }))
       .map((stats) => `${stats?.dev}:${stats?.ino}`)
       .join();

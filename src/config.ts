@@ -111,6 +111,13 @@ export const SETTINGS = {
     shape: 'on or off',
     meaning: 'on lets /run_py map memory that is writable and executable (numba, torch.compile need it)',
   },
+  NOX_RUNTIMES: {
+    kind: 'text',
+    default: '/etc/nox/runtimes',
+    pattern: ABSOLUTE,
+    shape: 'an absolute path',
+    meaning: 'Directory with the administrator’s own runtimes, one JSON file each; it need not exist',
+  },
   NOX_WARM: {
     kind: 'text',
     default: 'on',
@@ -266,6 +273,7 @@ export interface Config {
   readonly runnerSocket: string;
   readonly python: string;
   readonly pythonJit: boolean;
+  readonly runtimes: string;
   readonly warm: {
     readonly on: boolean;
     readonly preload: string;
@@ -366,6 +374,7 @@ function assemble(values: Values): Config {
     runnerSocket: text('NOX_RUNNER_SOCKET'),
     python: text('NOX_PYTHON'),
     pythonJit: text('NOX_PYTHON_JIT') === 'on',
+    runtimes: text('NOX_RUNTIMES'),
     warm: {
       on: text('NOX_WARM') === 'on',
       preload: text('NOX_PYTHON_PRELOAD').trim(),

@@ -1,4 +1,4 @@
-/** Where a Nox that is not installed keeps what it needs: its workspaces and its token. */
+/** Where a Nox that is not installed keeps what it needs: its workspaces, its token, its Node. */
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { readEnvironment, type Defaults } from './config.ts';
@@ -12,4 +12,9 @@ export function stateDir(): string {
 
 export function developmentDefaults(): Defaults {
   return { NOX_SANDBOX: join(stateDir(), 'sandbox'), NOX_WORKSPACES: join(stateDir(), 'workspaces') };
+}
+
+/** A second name of Nox's own Node, outside of root's home. */
+export function ownNode(): string {
+  return join(stateDir(), 'node');
 }

@@ -5,23 +5,9 @@
  * the gateway believes the answers.
  */
 import Type, { type Static } from 'typebox';
+import type { RuntimeInfo } from './runtimes.ts';
 
 const Nothing = Type.Object({}, { additionalProperties: false });
-export const RuntimeInfo = Type.Object({
-  name: Type.String(),
-  title: Type.String(),
-  aliases: Type.Array(Type.String()),
-  extension: Type.String(),
-  /** It has a compile step. */
-  compiled: Type.Boolean(),
-  /** Its hello-world printed what it should, in a sandbox of this machine. */
-  available: Type.Boolean(),
-  version: Type.Union([Type.String(), Type.Null()]),
-  /** Why it is not available. */
-  reason: Type.Optional(Type.String()),
-});
-export type RuntimeInfo = Static<typeof RuntimeInfo>;
-
 /** A request, an answer. */
 export const ASK = { runtimes: Nothing } as const;
 export interface AskAnswers {

@@ -4,6 +4,7 @@ import { readFileSync, statSync } from 'node:fs';
 import type { Config } from '../config.ts';
 import type { CgroupState } from './cgroup.ts';
 import { BWRAP, choosePython, readable, virtualEnvironment } from './host.ts';
+import { loadRuntimes } from './runtime.ts';
 import { currentArch } from './seccomp/compile.ts';
 
 export interface Check {
@@ -31,6 +32,7 @@ export function runChecks(config: Config, cgroup: CgroupState): Check[] {
     workspace(config.sandbox),
     interpreter(choosePython(config.python)),
     preload(choosePython(config.python), config.warm),
+    runtimes(config.runtimes),
     cgroupCheck(config, cgroup),
   ];
 }
@@ -167,6 +169,7 @@ const SYSTEM_PLACES = [
   '/sbin',
   '/lib',
   '/lib64',
+  '/run/nox',
   '/run/nox-runner',
 ];
 
@@ -200,6 +203,19 @@ function preload(python: string, warm: Config['warm']): Check {
       const code = 'import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]';
       if (warm.preload !== '') program(python, '-c', code, ...warm.preload.split(/\s+/));
       return warm.preload || 'no packages';
+    },
+    remedy,
+  );
+}
+
+function runtimes(dir: string): Check {
+  const remedy = `correct the file or take it away: docs/operations.md, Runtimes`;
+  return attempt(
+    'runtimes',
+    () => {
+      const { runtimes, replaced } = loadRuntimes(dir);
+      const own = replaced.length > 0 ? `, ${dir} replaces ${replaced.join(', ')}` : '';
+      return `${String(runtimes.size)} definitions${own}`;
     },
     remedy,
   );

@@ -7,9 +7,15 @@ export interface Shown {
   readonly at: string;
 }
 
+/** An empty workspace for each run, which vanishes with it. Runs of one group are copies of one interpreter. */
+export interface Scratch {
+  readonly group: string;
+  readonly at: string;
+}
+
 export interface LaunchPlan {
   /** The directory of the workspace, and where the run sees it. */
-  readonly workspace: Shown;
+  readonly workspace: Shown | Scratch;
   /**
    * `python`: argv is the interpreter, the program and its arguments, and a copy of a warm interpreter may run it;
    * `fresh`: the same, and a new one must. Both have a script.

@@ -16,10 +16,10 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Limits } from '../protocol/limits.ts';
 import { type Cell, ZygoteFailure } from './cell.ts';
-import { readable, rootLinks, virtualEnvironment } from './host.ts';
-import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink, Shown } from './launch.ts';
+import { nodeProgram, readable, rootLinks, shownEtc, virtualEnvironment } from './host.ts';
+import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink, Scratch, Shown } from './launch.ts';
 import { encodeLimits } from './plan.ts';
-import { ETC, OWN_ETC, sandboxArguments } from './sandbox.ts';
+import { OWN_ETC, sandboxArguments } from './sandbox.ts';
 import { compileStages, currentArch, loadProfile } from './seccomp/compile.ts';
 import { discard, WarmWorkspace } from './warm-workspace.ts';
 import { CGROUP_DIR, Zygote, ZYGOTE_DIR } from './zygote.ts';
@@ -72,8 +72,9 @@ const PROGRAM = 'run.py';
 export class ZygoteLauncher implements Launcher {
   readonly #dir: string;
   readonly #options: LauncherOptions;
-  readonly #makeZygote: (workspace: Shown) => Zygote;
-  readonly #shown: readonly string[];
+  readonly #makeZygote: (workspace: Shown | Scratch) => Zygote;
+  /** Besides the workspace, what a zygote shows or is: replaced on the host, it has the zygote replaced. */
+  readonly #bound: readonly string[];
   readonly #active = new Map<string, WarmWorkspace>();
   /** Every zygote that is alive, those that are being replaced included. */
   readonly #all = new Set<WarmWorkspace>();
@@ -87,6 +88,7 @@ export class ZygoteLauncher implements Launcher {
     await chmod(dir, 0o700);
     await mkdir(join(dir, 'etc'));
     await mkdir(join(dir, 'zygote'));
+    await mkdir(join(dir, 'empty'));
     for (const [name, text] of ZYGOTE) await writeFile(join(dir, 'zygote', name), text);
     await compile(options.python, join(dir, 'zygote'));
     for (const [name, text] of Object.entries(OWN_ETC)) await writeFile(join(dir, 'etc', name), text);
@@ -97,12 +99,12 @@ export class ZygoteLauncher implements Launcher {
     this.#dir = dir;
     this.#options = options;
     const venv = virtualEnvironment(options.python);
-    this.#shown = venv === undefined ? [] : [venv];
+    const shown = venv === undefined ? [] : [venv];
+    this.#bound = [...shown, options.python, nodeProgram() ?? options.python];
     const host = {
       etcDir: join(dir, 'etc'),
       zygote: { from: join(dir, 'zygote'), at: ZYGOTE_DIR },
       rootLinks: rootLinks(),
-      etc: ETC.filter(readable),
       venv,
       cgroups: options.cgroups === undefined ? undefined : { from: options.cgroups, at: CGROUP_DIR },
     };
@@ -112,15 +114,23 @@ export class ZygoteLauncher implements Launcher {
       unaccountedMemory: cgroups === undefined ? 'deny' : 'allow',
     });
     const settings = {
-      ...{ env, shown: this.#shown, filters, preload: warm.on ? warm.preload : '' },
+      ...{ env, shown, filters, preload: warm.on ? warm.preload : '' },
       tmpBytes: limits.tmpBytes,
       limits: encodeLimits(limits, cgroups !== undefined),
       cgroups: cgroups === undefined ? '' : CGROUP_DIR,
     };
     this.#makeZygote = (workspace) =>
       new Zygote({
-        argv: [...sandboxArguments({ ...host, workspace }), python, `${workspace.at}/${PROGRAM}`],
+        argv: [
+          // What may come and go while the server lives is looked for each time.
+          ...sandboxArguments({
+            ...{ ...host, etc: shownEtc(), node: nodeProgram() },
+            workspace: { from: this.#directoryOf(workspace), at: workspace.at },
+          }),
+          ...[python, `${workspace.at}/${PROGRAM}`],
+        ],
         workspace: workspace.at,
+        scratch: 'group' in workspace,
         ...settings,
       });
     this.#housekeeping = setInterval(() => {
@@ -133,7 +143,7 @@ export class ZygoteLauncher implements Launcher {
   }
 
   /** Starts the zygote of a workspace that is about to be used. */
-  async wake(workspace: Shown): Promise<void> {
+  async wake(workspace: Shown | Scratch): Promise<void> {
     await this.#use(workspace).zygote.ready;
   }
 
@@ -151,29 +161,29 @@ export class ZygoteLauncher implements Launcher {
   }
 
   /** The zygote of a workspace, started if there is none that serves. */
-  #use(workspace: Shown): WarmWorkspace {
+  #use(workspace: Shown | Scratch): WarmWorkspace {
     const shows = this.#identity(workspace);
-    const warm = this.#active.get(workspace.from);
+    const warm = this.#active.get(keyOf(workspace));
     if (warm?.zygote.alive === true && warm.shows === shows && !warm.failed) {
       if (warm.worn && warm.successor === undefined) this.#succeed(warm, workspace);
       return warm;
     }
     warm?.retire();
     const fresh = this.#start(workspace, shows);
-    this.#active.set(workspace.from, fresh);
+    this.#active.set(keyOf(workspace), fresh);
     return fresh;
   }
 
-  #succeed(old: WarmWorkspace, workspace: Shown): void {
+  #succeed(old: WarmWorkspace, workspace: Shown | Scratch): void {
     const next = this.#start(workspace, old.shows);
     old.successor = next;
     next.zygote.ready.then(
       () => {
-        if (this.#active.get(workspace.from) !== old) {
+        if (this.#active.get(keyOf(workspace)) !== old) {
           next.retire();
           return;
         }
-        this.#active.set(workspace.from, next);
+        this.#active.set(keyOf(workspace), next);
         next.prepareLike(old);
         old.retire();
       },
@@ -183,13 +193,13 @@ export class ZygoteLauncher implements Launcher {
     );
   }
 
-  #start(workspace: Shown, shows: string): WarmWorkspace {
+  #start(workspace: Shown | Scratch, shows: string): WarmWorkspace {
     if (this.#closed) throw new ZygoteFailure('the server is stopping');
     const warm = new WarmWorkspace(this.#makeZygote(workspace), shows, this.#options.warm.on);
     this.#all.add(warm);
     void warm.zygote.ended.then(() => {
       this.#all.delete(warm);
-      if (this.#active.get(workspace.from) === warm) this.#active.delete(workspace.from);
+      if (this.#active.get(keyOf(workspace)) === warm) this.#active.delete(keyOf(workspace));
     });
     // One more needs room; those that stand have their cells by now, and can be measured.
     setTimeout(() => {
@@ -198,9 +208,14 @@ export class ZygoteLauncher implements Launcher {
     return warm;
   }
 
+  /** What a run of a scratch workspace covers with its own. */
+  #directoryOf(workspace: Shown | Scratch): string {
+    return 'group' in workspace ? join(this.#dir, 'empty') : workspace.from;
+  }
+
   /** Changes when something that is bound into the sandbox, or the interpreter, has been replaced by another. */
-  #identity(workspace: Shown): string {
-    return [workspace.from, ...this.#shown, this.#options.python]
+  #identity(workspace: Shown | Scratch): string {
+    return [this.#directoryOf(workspace), ...this.#bound]
       .map((path) => statSync(path, { throwIfNoEntry: false }))
       .map((stats) => `${stats?.dev}:${stats?.ino}`)
       .join();
@@ -235,6 +250,10 @@ export class ZygoteLauncher implements Launcher {
     }
   }
 }
+
+/** No path begins with a colon. */
+const keyOf = (workspace: Shown | Scratch): string =>
+  'group' in workspace ? `:${workspace.group}` : workspace.from;
 
 class Run implements LaunchedRun {
   readonly ended: Promise<LaunchEnd>;

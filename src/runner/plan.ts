@@ -8,6 +8,11 @@ const RLIMIT = { cpu: 0, fsize: 1, data: 2, core: 4, nproc: 6, nofile: 7, memloc
 // The kernel's own defaults; the runner's may be higher, or lower, and then cannot be raised.
 const MSGQUEUE_BYTES = 819_200;
 const MEMLOCK_BYTES = Math.min(8 * 1024 * 1024, hardLimit('Max locked memory'));
+/**
+ * RLIMIT_DATA counts what is writable, touched or not, and V8 (14, of Node 26) makes 512 MiB writable at its start, for
+ * code that may come. Without this much more, no Node would start; what is touched is counted by the samples.
+ */
+const UNTOUCHED_BYTES = 512 * 1024 * 1024;
 
 export function encodePlan(plan: LaunchPlan): Buffer {
   const env = Object.entries(plan.env).map(([name, value]) => `${name}=${value}`);
@@ -16,7 +21,7 @@ export function encodePlan(plan: LaunchPlan): Buffer {
     plan.script?.name ?? '',
     plan.script?.code ?? '',
     String(plan.limits.tmpBytes),
-    encodeLimits(plan.limits, plan.cgroup !== undefined),
+    encodeLimits(plan.limits, plan.cgroup !== undefined, plan.kind === 'command' ? UNTOUCHED_BYTES : 0),
     plan.stdin === undefined && plan.interactive !== true ? 'null' : 'pipe',
     plan.cgroup ?? '',
     env.join('\0'),
@@ -31,15 +36,23 @@ function hardLimit(name: string): number {
   return line?.[1] === undefined || line[1] === 'unlimited' ? Infinity : Number(line[1]);
 }
 
-/** `resource:soft:hard,…`, in bytes, seconds or a number, the same resources for every run of a server. */
-export function encodeLimits(limits: Limits, cgroup: boolean): string {
-  return rlimits(limits, cgroup)
+/**
+ * `resource:soft:hard,…`, in bytes, seconds or a number, the same resources for every run of a server.
+ *
+ * @param untouchedBytes what RLIMIT_DATA allows beyond the memory limit
+ */
+export function encodeLimits(limits: Limits, cgroup: boolean, untouchedBytes = 0): string {
+  return rlimits(limits, cgroup, untouchedBytes)
     .map((row) => row.join(':'))
     .join(',');
 }
 
 /** RLIMIT_NPROC counts init as well, hence one more. */
-function rlimits(limits: Limits, cgroup: boolean): [resource: number, soft: number, hard: number][] {
+function rlimits(
+  limits: Limits,
+  cgroup: boolean,
+  untouchedBytes: number,
+): [resource: number, soft: number, hard: number][] {
   const cpu = Math.ceil(limits.cpuSeconds);
   const rows: [resource: number, soft: number, hard: number][] = [
     // The second between the two makes the first death a SIGXCPU, which names its reason, not a SIGKILL.
@@ -53,7 +66,8 @@ function rlimits(limits: Limits, cgroup: boolean): [resource: number, soft: numb
   // Where a cgroup limits both, a refusal must be the cgroup's own: only that is counted, and can be told.
   if (!cgroup) {
     rows.push([RLIMIT.nproc, limits.processes + 1, limits.processes + 1]);
-    rows.push([RLIMIT.data, limits.memoryBytes, limits.memoryBytes]);
+    const data = limits.memoryBytes + untouchedBytes;
+    rows.push([RLIMIT.data, data, data]);
   }
   return rows;
 }

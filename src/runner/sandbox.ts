@@ -56,9 +56,14 @@ export interface SandboxPlan {
   readonly etc: readonly string[];
   /** A virtual environment outside /usr, shown read-only at its own path. */
   readonly venv: string | undefined;
+  /** The program of Nox's own Node on this host, if the runner's user can reach it: runs see it as NODE. */
+  readonly node?: string | undefined;
   /** Where the cgroups of the runs are, and where the zygote is to see them. */
   readonly cgroups?: { readonly from: string; readonly at: string } | undefined;
 }
+
+/** Where a run finds the Node that Nox itself runs on: one file, for JavaScript and TypeScript. */
+export const NODE = '/run/nox/node';
 
 /** Directories of a host's root that hold programs and libraries. */
 export const ROOT_DIRS = ['/bin', '/lib', '/lib32', '/lib64', '/libx32', '/sbin'] as const;
@@ -94,6 +99,7 @@ export function sandboxArguments(plan: SandboxPlan): string[] {
     ...['--dir', '/dev/shm', '--dir', '/dev/pts'],
     ...Object.entries(DEVICE_LINKS).flatMap(([name, target]) => ['--symlink', target, `/dev/${name}`]),
     ...(plan.venv === undefined ? [] : ['--ro-bind', plan.venv, plan.venv]),
+    ...(plan.node === undefined ? [] : ['--ro-bind', plan.node, NODE]),
     ...(plan.zygote === undefined ? [] : ['--ro-bind', plan.zygote.from, plan.zygote.at]),
     ...(plan.cgroups === undefined ? [] : ['--bind', plan.cgroups.from, plan.cgroups.at]),
     ...['--bind', plan.workspace.from, plan.workspace.at],

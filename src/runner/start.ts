@@ -1,8 +1,11 @@
 /** Makes a runner that is known to work: checks the machine, then puts the parts together. */
 import { execFileSync } from 'node:child_process';
+import { linkSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { Logger } from 'pino';
 import type { Config } from '../config.ts';
 import { dropRoot, makeDirectoryFor, startedAsRoot } from '../privilege.ts';
+import { ownNode } from '../state.ts';
 import { CgroupMeter, delegateCgroup, openCgroup, type CgroupState } from './cgroup.ts';
 import { runChecks, type Check } from './check.ts';
 import { LocalExecutor } from './executor.ts';
@@ -10,11 +13,14 @@ import { choosePython } from './host.ts';
 import { ZygoteLauncher } from './launcher.ts';
 import { ProcMeter } from './meter.ts';
 import { environment, type RunContext } from './run.ts';
+import { loadRuntimes } from './runtime.ts';
+import { probeBy, RuntimeProbe } from './runtime-probe.ts';
 import { DEFAULT_WORKSPACE, Workspaces } from './workspaces.ts';
 
 export interface StartedRunner {
   readonly executor: LocalExecutor;
   readonly context: RunContext;
+  readonly runtimes: RuntimeProbe;
   readonly cgroup: CgroupState;
 }
 
@@ -26,6 +32,7 @@ class UnfitError extends Error {
 /** What only root can do, then root is given up: directories and a cgroup of the runner's own. */
 export function prepareRunner(config: Config): void {
   if (startedAsRoot) allowPinning();
+  if (startedAsRoot) shareNode(config.runUid);
   if (startedAsRoot && config.cgroup !== 'off') delegateCgroup(config.runUid);
   makeDirectoryFor(config.runUid, config.sandbox);
   makeDirectoryFor(config.runUid, config.workspaces, 0o700);
@@ -38,6 +45,31 @@ function allowPinning(): void {
     execFileSync('/usr/bin/prlimit', [`--pid=${process.pid}`, '--memlock=unlimited'], { stdio: 'ignore' });
   } catch {
     // util-linux before 2.21, or a container that forbids it.
+  }
+}
+
+/**
+ * A clone in root's home is closed to the user that this becomes, and to the bwrap that shows runs their Node. A second
+ * name of the same file costs nothing; where it cannot be had (another file system), the runtimes that need it say so.
+ */
+function shareNode(uid: number): void {
+  try {
+    execFileSync('/usr/bin/test', ['-x', process.execPath], { uid, gid: uid, stdio: 'ignore' });
+  } catch {
+    giveSecondName(process.execPath, ownNode());
+  }
+}
+
+function giveSecondName(path: string, name: string): void {
+  const temporary = `${name}.${process.pid}`;
+  try {
+    mkdirSync(dirname(name), { recursive: true, mode: 0o755 });
+    linkSync(path, temporary);
+    // rename(2) does nothing where both are the same file already.
+    renameSync(temporary, name);
+    rmSync(temporary, { force: true });
+  } catch {
+    // Told by the probe of the runtimes (runtime-probe.ts).
   }
 }
 
@@ -65,7 +97,19 @@ export async function startRunner(config: Config, log: Logger): Promise<StartedR
     ? `cgroup v2 (${cgroup.path})`
     : `rlimits and a watcher (${cgroup.reason})`;
   log.info({ workspace: config.sandbox, python: context.python, slots: config.slots, limitsBy }, 'runner');
-  return { executor, context, cgroup };
+  return { executor, context, runtimes: makeProbe(config, context.python, executor, log), cgroup };
+}
+
+function makeProbe(config: Config, python: string, executor: LocalExecutor, log: Logger): RuntimeProbe {
+  const { runtimes, replaced } = loadRuntimes(config.runtimes);
+  if (replaced.length > 0) log.info({ replaced, from: config.runtimes }, 'runtimes replaced');
+  return new RuntimeProbe({
+    runtimes,
+    path: environment(python)['PATH'] ?? '',
+    memoryBytes: config.limits.memoryBytes,
+    run: probeBy(executor),
+    waiting: () => executor.waiting,
+  });
 }
 
 function explain(check: Check): string {

@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { ETC, OWN_ETC, ROOT_DIRS, sandboxArguments, type SandboxPlan } from '../../src/runner/sandbox.ts';
+import {
+  ETC,
+  NODE,
+  OWN_ETC,
+  ROOT_DIRS,
+  sandboxArguments,
+  type SandboxPlan,
+} from '../../src/runner/sandbox.ts';
 
 const PLAN: SandboxPlan = {
   workspace: { from: '/srv/work', at: '/home/work' },
@@ -74,6 +81,7 @@ const plan = fc.record({
   rootLinks: fc.subarray([...ROOT_DIRS]).map((dirs) => new Map(dirs.map((dir) => [dir, `usr${dir}`]))),
   etc: fc.subarray([...ETC]),
   venv: fc.option(nasty, { nil: undefined }),
+  node: fc.option(nasty, { nil: undefined }),
 });
 
 describe('sandboxArguments', () => {
@@ -136,6 +144,14 @@ describe('sandboxArguments', () => {
     assert.deepEqual(extra, [['--ro-bind', zygote.from, zygote.at]]);
   });
 
+  test('Nox’s own Node is shown read-only, that one file, before the root becomes read-only', () => {
+    const node = '/opt/nox/releases/1/bin/node';
+    const extra = parse(sandboxArguments({ ...PLAN, node }));
+    const bind = position(extra, '--ro-bind', node, NODE);
+    assert.ok(bind >= 0 && bind < position(extra, '--remount-ro', '/'));
+    assert.deepEqual(extra.toSpliced(bind, 1), options);
+  });
+
   test('root and /dev become read-only after everything was put there', () => {
     assert.deepEqual(options.slice(-2), [
       ['--remount-ro', '/dev'],
@@ -194,6 +210,7 @@ describe('sandboxArguments', () => {
           ...each.etc.map((file) => [file, file] as const),
           ...Object.keys(OWN_ETC).map((name) => [`/etc/${name}`, `${each.etcDir}/${name}`] as const),
           ...(each.venv === undefined ? [] : [[each.venv, each.venv] as const]),
+          ...(each.node === undefined ? [] : [[NODE, each.node] as const]),
         ]);
         const parsed = parse(sandboxArguments(each));
         for (const [, from, to = ''] of named(parsed, '--ro-bind')) assert.equal(from, allowed.get(to), to);

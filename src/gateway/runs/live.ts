@@ -113,7 +113,11 @@ export class LiveRun {
     else if (base.startedAt === null && why === undefined) {
       this.record = { ...base, error: { code: how.code, detail: how.message } };
     } else {
-      this.record = { ...base, outcome: 'sandbox_error', reason: why === undefined ? how.message : REASONS[why] };
+      this.record = {
+        ...base,
+        outcome: 'sandbox_error',
+        reason: why === undefined ? how.message : REASONS[why],
+      };
     }
     this.#input.end();
     this.log.append(eventLine({ type: 'end', run: viewOf(this.record) }));

@@ -50,7 +50,16 @@ export function outcomeOfRecord({ result, outcome }: RunRecord): Outcome | undef
   return result?.outcome ?? outcome;
 }
 
-function resultMembers({ exitCode, signal, stage, compileSeconds, omitted, limit, usage, changes }: RunResult) {
+function resultMembers({
+  exitCode,
+  signal,
+  stage,
+  compileSeconds,
+  omitted,
+  limit,
+  usage,
+  changes,
+}: RunResult) {
   return {
     exitCode,
     signal,

@@ -13,12 +13,13 @@ import {
   type Health,
   type PutResult,
   type RunEvent,
+  type RunInput,
   type RunResult,
 } from '../protocol/messages.ts';
 import type { Outcome } from '../protocol/outcome.ts';
 import { validator } from '../protocol/validate.ts';
 import { checkOperation, type Handlers } from './operations.ts';
-import { executeRun, type RunContext } from './run.ts';
+import { executeRun, type RunContext, type RunOrder, type RunSink } from './run.ts';
 import { Slots, type SlotsOptions } from './slots.ts';
 import { pathNames } from './workspace.ts';
 import { DEFAULT_WORKSPACE } from './workspaces.ts';
@@ -59,7 +60,11 @@ export class LocalExecutor implements Executor {
     this.#slots = new Slots(options.slots);
   }
 
-  async *run(request: RunRequest, signal: AbortSignal): AsyncGenerator<RunEvent> {
+  async *run(
+    request: RunRequest,
+    signal: AbortSignal,
+    input?: AsyncIterable<RunInput>,
+  ): AsyncGenerator<RunEvent> {
     const checked = checkArguments(checkRun(request));
     const limits = lowerLimits(this.#options.limits, checked.limits);
     // What AbortSignal.any would do, which costs as much as the rest of this method.
@@ -77,7 +82,11 @@ export class LocalExecutor implements Executor {
       this.#track(granted);
       const slot = await granted;
       const queue = new EventQueue();
-      const done = this.#execute(slot, checked, limits, stop, queue);
+      const done = this.#execute(
+        { slot, request: checked, limits, input, log: this.#options.log },
+        stop,
+        queue,
+      );
       this.#track(done);
       try {
         for await (const event of queue) {
@@ -95,18 +104,10 @@ export class LocalExecutor implements Executor {
     }
   }
 
-  async #execute(
-    slot: number,
-    request: RunRequest,
-    limits: Limits,
-    stop: AbortController,
-    queue: EventQueue,
-  ): Promise<void> {
-    const { context, log } = this.#options;
+  async #execute(order: RunOrder, stop: AbortController, queue: EventQueue): Promise<void> {
+    const { slot, request, log } = order;
     try {
-      const result = await executeRun(context, { slot, request, limits, log }, stop, (event) => {
-        queue.push(event);
-      });
+      const result = await executeRun(this.#options.context, order, stop, queue);
       this.#judge(verdictOf(result));
       const { outcome, exitCode, signal: ended, usage } = result;
       log.info({ requestId: request.id, outcome, exitCode, signal: ended, usage }, 'run');
@@ -342,14 +343,23 @@ async function* bounded(
   }
 }
 
-/** From the callbacks of a run to the loop of its reader. Bounded by the run's own output bounds. */
-class EventQueue implements AsyncIterable<RunEvent> {
+/** Output that waits for its reader: above the one, the run is held up; below the other it goes on. */
+const FULL_BYTES = 1024 * 1024;
+const ROOM_BYTES = 256 * 1024;
+
+/** From the callbacks of a run to the loop of its reader. */
+class EventQueue implements RunSink, AsyncIterable<RunEvent> {
+  onFull: ((full: boolean) => void) | undefined;
   readonly #events: RunEvent[] = [];
+  #bytes = 0;
+  #full = false;
   #failure: NoxError | undefined;
   #wake: (() => void) | undefined;
 
   push(event: RunEvent): void {
     this.#events.push(event);
+    if (event.type === 'output') this.#bytes += event.data.length;
+    if (!this.#full && this.#bytes > FULL_BYTES) this.#setFull(true);
     this.#wake?.();
   }
 
@@ -363,6 +373,8 @@ class EventQueue implements AsyncIterable<RunEvent> {
       for (const event of this.#events.splice(0)) {
         yield event;
         if (event.type === 'end') return;
+        if (event.type === 'output') this.#bytes -= event.data.length;
+        if (this.#full && this.#bytes < ROOM_BYTES) this.#setFull(false);
       }
       if (this.#failure !== undefined) throw this.#failure;
       if (this.#events.length === 0)
@@ -370,5 +382,10 @@ class EventQueue implements AsyncIterable<RunEvent> {
           this.#wake = resolve;
         });
     }
+  }
+
+  #setFull(full: boolean): void {
+    this.#full = full;
+    this.onFull?.(full);
   }
 }

@@ -17,11 +17,11 @@ export class BoundedOutput {
   #ring = Buffer.alloc(0);
   #ringTotal = 0;
 
-  /** @param limit bytes that are kept, half of them from the start and half from the end */
+  /** @param limit bytes that are kept, half of them from the start and half from the end; Infinity: all */
   constructor(limit: number, emit: (data: Uint8Array) => void) {
     this.#emit = emit;
     this.#headRoom = Math.ceil(limit / 2);
-    this.#tailSize = limit - this.#headRoom;
+    this.#tailSize = limit === Infinity ? 0 : limit - this.#headRoom;
   }
 
   write(data: Uint8Array): void {

@@ -4,17 +4,18 @@
  * States: placing → launched → ended. Whatever ends a run early calls `impose(cause)`: the first cause is kept,
  * process 1 is killed, and the result is made in one place when the launcher says that nothing is alive.
  */
-import { relative } from 'node:path';
 import type { Logger } from 'pino';
 import { NoxError } from '../protocol/errors.ts';
 import { LIMITS, type LimitName, type Limits } from '../protocol/limits.ts';
-import type { RunEvent, RunRequest, RunResult } from '../protocol/messages.ts';
+import { RunInput, type RunEvent, type RunRequest, type RunResult } from '../protocol/messages.ts';
 import { decideOutcome, type ImposedCause, type Outcome } from '../protocol/outcome.ts';
-import type { LaunchEnd, Launcher, LaunchPlan } from './launch.ts';
+import { validator } from '../protocol/validate.ts';
+import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan } from './launch.ts';
 import type { FinalSample, Meter } from './meter.ts';
-import { BoundedOutput } from './output.ts';
-import { pathNames } from './workspace.ts';
-import { DEFAULT_WORKSPACE, type Workspaces, type WorkspaceState } from './workspaces.ts';
+import { placeProgram, shownAs, type Place, type PlacedProgram } from './program.ts';
+import type { Runtimes } from './runtime.ts';
+import { Streams } from './streams.ts';
+import { DEFAULT_WORKSPACE, type Workspaces } from './workspaces.ts';
 
 /** How often a live run is measured. A shorter run costs no measurement at all. */
 const SAMPLE_MS = 50;
@@ -24,13 +25,23 @@ export interface RunContext {
   readonly launcher: Launcher;
   readonly workspaces: Pick<Workspaces, 'get' | 'close'>;
   readonly python: string;
+  readonly runtimes: Runtimes;
   newMeter(limits: Limits): Meter;
+}
+
+/** Where the events of a run go. */
+export interface RunSink {
+  push(event: RunEvent): void;
+  /** Set by the run: called when events wait to be taken, and when they have been. */
+  onFull: ((full: boolean) => void) | undefined;
 }
 
 export interface RunOrder {
   readonly slot: number;
   readonly request: RunRequest;
   readonly limits: Limits;
+  /** What an interactive run is told. */
+  readonly input?: AsyncIterable<RunInput> | undefined;
   readonly log: Logger;
 }
 
@@ -49,7 +60,7 @@ const PLACING_TRIES = 20;
 
 /**
  * @param stop ends the run; also called here, when its workspace is taken away
- * @param emit is given the output as it comes
+ * @param sink is given the output as it comes
  * @returns the result, when no process of the run is alive. A fault of the machine is a `sandbox_error` result, its
  *   reason in the log.
  * @throws NoxError for a filename or a workspace that cannot be used
@@ -58,39 +69,43 @@ export async function executeRun(
   context: RunContext,
   order: RunOrder,
   stop: AbortController,
-  emit: (event: RunEvent) => void,
+  sink: RunSink,
 ): Promise<RunResult> {
-  const state = context.workspaces.get(workspaceOf(order.request));
-  const leave = state.enter(() => {
+  const place = placeOf(context, order.request);
+  if ('group' in place) return executeIn(place, context, order, stop.signal, sink);
+  const leave = place.enter(() => {
     stop.abort('workspace');
   });
   try {
-    return await executeIn(state, context, order, stop.signal, emit);
+    return await executeIn(place, context, order, stop.signal, sink);
   } finally {
     leave();
   }
 }
 
-function workspaceOf({ workspace }: RunRequest): string {
-  if (workspace === undefined) return DEFAULT_WORKSPACE;
-  if ('id' in workspace) return workspace.id;
-  throw new NoxError('workspace_not_found', 'workspace.scratch: no scratch workspaces yet');
+function placeOf({ workspaces }: RunContext, { workspace }: RunRequest): Place {
+  if (workspace === undefined) return workspaces.get(DEFAULT_WORKSPACE);
+  if ('id' in workspace) return workspaces.get(workspace.id);
+  return { group: workspace.scratch, at: workspaces.get(DEFAULT_WORKSPACE).workspace.shown };
 }
 
 async function executeIn(
-  state: WorkspaceState,
+  place: Place,
   context: RunContext,
   order: RunOrder,
   signal: AbortSignal,
-  emit: (event: RunEvent) => void,
+  sink: RunSink,
 ): Promise<RunResult> {
+  const { python, runtimes } = context;
+  const { request, limits } = order;
   for (let attempt = 0; attempt < PLACING_TRIES; attempt += 1) {
-    const placed = await placeProgram(state, context.python, order.request.program);
+    const placed = await placeProgram({ place, python, runtimes, request, limits });
+    if (attempt === 0 && request.output === 'all') sink.push({ type: 'started' });
     try {
-      const result = await new Run(state, context, order, emit).execute(placed, signal);
+      const result = await new Run(place, placed, context, order, sink).execute(signal);
       if (result !== undefined) return result;
       // Another run took the file away.
-      state.placeholder.remove();
+      if (!('group' in place)) place.placeholder.remove();
     } finally {
       placed.release();
     }
@@ -98,84 +113,57 @@ async function executeIn(
   throw new NoxError('workspace_conflict', 'Other runs of the workspace keep removing the file of the code');
 }
 
-interface PlacedProgram {
-  readonly argv: readonly string[];
-  readonly script?: { readonly name: string; readonly code: string };
-  readonly kind: LaunchPlan['kind'];
-  release(): void;
-}
-
-/** Gives Python code its place in the workspace: saved under the name that was asked for, or standing in for none. */
-async function placeProgram(
-  { workspace, placeholder, disk }: WorkspaceState,
-  python: string,
-  program: RunRequest['program'],
-): Promise<PlacedProgram> {
-  workspace.prepare();
-  if (program.kind === 'command') {
-    placeholder.remove();
-    return { argv: program.argv, kind: 'command', release: () => undefined };
-  }
-  if (program.kind === 'runtime') throw new NoxError('unknown_runtime', `runtime: no ${program.runtime} yet`);
-  const { code, filename, args } = program;
-  let name: string;
-  if (filename === undefined) {
-    name = placeholder.claim();
-  } else {
-    placeholder.remove();
-    await disk.refresh(Buffer.byteLength(code));
-    const { saved } = await workspace.write(filename, [Buffer.from(code)], disk);
-    name = relative(workspace.shown, saved);
-    workspace.hold(name);
-  }
-  const shown = filename === undefined ? name : pathNames(filename).join('/');
-  return {
-    argv: [python, `${workspace.shown}/${shown}`, ...args],
-    script: { name, code },
-    kind: program.fresh === true ? 'fresh' : 'python',
-    release: () => {
-      workspace.release(name);
-    },
-  };
-}
-
 class Run {
-  readonly #state: WorkspaceState;
+  readonly #place: Place;
+  readonly #placed: PlacedProgram;
   readonly #context: RunContext;
   readonly #order: RunOrder;
-  readonly #stdout: BoundedOutput;
-  readonly #stderr: BoundedOutput;
+  readonly #sink: RunSink;
+  readonly #streams: Streams;
+  readonly #began = performance.now();
+  #compiledAt: number | undefined;
+  #timeout: NodeJS.Timeout | undefined;
   #cause: ImposedCause | undefined;
 
-  constructor(state: WorkspaceState, context: RunContext, order: RunOrder, emit: (event: RunEvent) => void) {
-    this.#state = state;
+  constructor(place: Place, placed: PlacedProgram, context: RunContext, order: RunOrder, sink: RunSink) {
+    this.#place = place;
+    this.#placed = placed;
     this.#context = context;
     this.#order = order;
-    const bounded = (stream: 'stdout' | 'stderr') =>
-      new BoundedOutput(order.limits.outputBytes, (data) => {
-        emit({ type: 'output', stream, data });
-      });
-    this.#stdout = bounded('stdout');
-    this.#stderr = bounded('stderr');
+    this.#sink = sink;
+    const { request, limits } = order;
+    const kept = request.output === 'all' ? Infinity : limits.outputBytes;
+    const emit = (event: RunEvent) => {
+      sink.push(event);
+    };
+    this.#streams = new Streams(kept, emit, placed.mark, () => {
+      this.#compiledAt = performance.now();
+      // What a compiler takes is not the program's.
+      this.#timeout?.refresh();
+    });
   }
 
   /** @returns undefined where the code found no place; nothing has run then */
-  async execute(placed: PlacedProgram, signal: AbortSignal): Promise<RunResult | undefined> {
+  async execute(signal: AbortSignal): Promise<RunResult | undefined> {
     const { launcher } = this.#context;
-    const { slot, limits, log, request } = this.#order;
-    const began = performance.now();
+    const { slot, limits, log, request, input } = this.#order;
     const meter = this.#context.newMeter(limits);
     let end: LaunchEnd;
     let final: FinalSample;
     try {
-      const launched = launcher.launch(slot, this.#plan(placed, meter), {
+      const launched = launcher.launch(slot, this.#plan(meter), {
         stdout: (data) => {
-          this.#stdout.write(data);
+          this.#streams.write('stdout', data);
         },
         stderr: (data) => {
-          this.#stderr.write(data);
+          this.#streams.write('stderr', data);
         },
       });
+      if (request.output === 'all')
+        this.#sink.onFull = (full) => {
+          launched.flow(!full);
+        };
+      if (request.interactive === true && input !== undefined) void feed(launched, input);
       const impose = (cause: ImposedCause) => {
         this.#cause ??= cause;
         launched.kill();
@@ -185,48 +173,57 @@ class Run {
       };
       if (signal.aborted) onAbort();
       signal.addEventListener('abort', onAbort, { once: true });
-      const timeout = setTimeout(() => {
+      this.#timeout = setTimeout(() => {
         impose('timeout');
       }, limits.wallSeconds * 1000);
       const sampling = setInterval(() => {
         this.#sample(meter, launched.pids(), impose);
       }, SAMPLE_MS);
-      const unwatch = this.#state.disk.watch({
+      const disk = 'group' in this.#place ? undefined : this.#place.disk;
+      const unwatch = disk?.watch({
         stop: () => {
           impose('disk_limit');
         },
         pids: () => launched.pids(),
       });
       end = await launched.ended;
-      clearTimeout(timeout);
+      clearTimeout(this.#timeout);
       clearInterval(sampling);
-      unwatch();
+      unwatch?.();
       signal.removeEventListener('abort', onAbort);
     } finally {
       final = meter.finish();
     }
     if (end.kind === 'no_place' && this.#cause === undefined) return undefined;
-    this.#stdout.end();
-    this.#stderr.end();
-    const result = this.#result(end, final, (performance.now() - began) / 1000);
+    this.#streams.end();
+    const result = this.#result(end, final);
     if (result.outcome === 'sandbox_error')
       log.error({ requestId: request.id, reason: reasonOf(end) }, 'sandbox_error');
     return result;
   }
 
-  #plan(placed: PlacedProgram, meter: Meter): LaunchPlan {
+  #plan(meter: Meter): LaunchPlan {
     const { request, limits } = this.#order;
-    const { workspace } = this.#state;
+    const { kind, argv, env, script, files } = this.#placed;
     return {
-      workspace: { from: workspace.path, at: workspace.shown },
-      kind: placed.kind,
-      argv: placed.argv,
-      env: environment(this.#context.python),
-      script: placed.script,
+      workspace: shownAs(this.#place),
+      kind,
+      argv,
+      env: { ...environment(this.#context.python), ...env },
+      script,
+      files,
       stdin: request.stdin,
+      interactive: request.interactive,
       limits,
       cgroup: meter.cgroup,
     };
+  }
+
+  /** How far a run with a compiler came, and what that took. */
+  #stage(): Pick<RunResult, 'stage' | 'compileSeconds'> {
+    const { stage } = this.#streams;
+    if (stage === undefined) return {};
+    return { stage, compileSeconds: ((this.#compiledAt ?? performance.now()) - this.#began) / 1000 };
   }
 
   #sample(meter: Meter, pids: readonly number[], impose: (cause: ImposedCause) => void): void {
@@ -237,7 +234,7 @@ class Run {
     if (sample.memoryBytes > limits.memoryBytes) impose('memory_limit');
   }
 
-  #result(end: LaunchEnd, final: FinalSample, wallSeconds: number): RunResult {
+  #result(end: LaunchEnd, final: FinalSample): RunResult {
     const program = end.kind === 'program' ? end : undefined;
     const { limits } = this.#order;
     const cpuSeconds = program === undefined ? final.cpuSeconds : program.userSeconds + program.systemSeconds;
@@ -254,12 +251,13 @@ class Run {
       outcome,
       exitCode: program?.exitCode ?? null,
       signal: program === undefined ? SIGKILL : program.signal,
-      omitted: { stdout: this.#stdout.omitted, stderr: this.#stderr.omitted },
+      omitted: { stdout: this.#streams.omitted('stdout'), stderr: this.#streams.omitted('stderr') },
+      ...this.#stage(),
       ...(limitName === undefined
         ? {}
         : { limit: { name: limitName, value: limits[limitName], unit: LIMITS[limitName].unit } }),
       usage: {
-        wallSeconds,
+        wallSeconds: secondsSince(this.#began),
         // A killed run reports nothing itself; the last measurement does not tell user from system time.
         userSeconds: program?.userSeconds ?? final.cpuSeconds,
         systemSeconds: program?.systemSeconds ?? 0,
@@ -269,14 +267,33 @@ class Run {
           : Math.max(final.memoryBytes, program?.maxRssBytes ?? 0),
         peakProcesses: Math.max(1, final.processes),
         stdinBytes: Buffer.byteLength(this.#order.request.stdin ?? ''),
-        stdoutBytes: this.#stdout.total,
-        stderrBytes: this.#stderr.total,
+        stdoutBytes: this.#streams.total('stdout'),
+        stderrBytes: this.#streams.total('stderr'),
       },
     };
   }
 }
 
 const SIGKILL = 9;
+const secondsSince = (milliseconds: number): number => (performance.now() - milliseconds) / 1000;
+const checkInput = validator(RunInput);
+
+/** What comes late, or is no input, is for nobody. */
+async function feed(launched: LaunchedRun, input: AsyncIterable<RunInput>): Promise<void> {
+  try {
+    for await (const each of input) {
+      if (each.type === 'stdin') {
+        await launched.write(each.data);
+        continue;
+      }
+      const checked = checkInput(each);
+      if (checked.type === 'stdin_end') launched.endInput();
+      else if (checked.type === 'signal') launched.signal(checked.signal);
+    }
+  } catch {
+    // The reader of the result hears of a client that has gone.
+  }
+}
 
 function reasonOf(end: LaunchEnd): string {
   return end.kind === 'broken' ? end.reason : `the run ended as ${JSON.stringify(end)}`;

@@ -90,19 +90,18 @@ export async function startRunner(config: Config, log: Logger): Promise<StartedR
     slots: { slots: config.slots, queue: config.queue, waitSeconds: config.queueWaitSeconds },
     limits: config.limits,
     maxUploadBytes: config.maxUploadBytes,
-    handlers: { ask: { runtimes: () => Promise.resolve([]) }, send: {}, fetch: {} },
+    handlers: { ask: { runtimes: () => probe.list() }, send: {}, fetch: {} },
     log,
   });
+  const probe = makeProbe(config, context, executor);
   const limitsBy = cgroup.available
     ? `cgroup v2 (${cgroup.path})`
     : `rlimits and a watcher (${cgroup.reason})`;
   log.info({ workspace: config.sandbox, python: context.python, slots: config.slots, limitsBy }, 'runner');
-  return { executor, context, runtimes: makeProbe(config, context.python, executor, log), cgroup };
+  return { executor, context, runtimes: probe, cgroup };
 }
 
-function makeProbe(config: Config, python: string, executor: LocalExecutor, log: Logger): RuntimeProbe {
-  const { runtimes, replaced } = loadRuntimes(config.runtimes);
-  if (replaced.length > 0) log.info({ replaced, from: config.runtimes }, 'runtimes replaced');
+function makeProbe(config: Config, { python, runtimes }: RunContext, executor: LocalExecutor): RuntimeProbe {
   return new RuntimeProbe({
     runtimes,
     path: environment(python)['PATH'] ?? '',
@@ -127,6 +126,8 @@ async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Pr
     },
   });
   await workspaces.get(DEFAULT_WORKSPACE).disk.count();
+  const { runtimes, replaced } = loadRuntimes(config.runtimes);
+  if (replaced.length > 0) log.info({ replaced, from: config.runtimes }, 'runtimes replaced');
   return {
     launcher: await ZygoteLauncher.create({
       python,
@@ -138,6 +139,7 @@ async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Pr
     }),
     workspaces,
     python,
+    runtimes,
     newMeter: (limits) => (cgroup.available ? new CgroupMeter(cgroup.path, limits) : new ProcMeter(limits)),
   };
 }

@@ -9,6 +9,7 @@ import { ERRORS, NoxError } from '../../src/protocol/errors.ts';
 import { LIMIT_NAMES, LIMITS, type Limits } from '../../src/protocol/limits.ts';
 import type { RunEvent, RunRequest, RunResult } from '../../src/protocol/messages.ts';
 import { DiskWatch, type DiskUser } from '../../src/runner/disk.ts';
+import { loadRuntimes } from '../../src/runner/runtime.ts';
 import { LocalExecutor } from '../../src/runner/executor.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from '../../src/runner/launch.ts';
 import type { FinalSample, Meter, Sample } from '../../src/runner/meter.ts';
@@ -36,6 +37,9 @@ class FakeRun implements LaunchedRun {
   readonly plan: LaunchPlan;
   readonly sink: OutputSink;
   kills = 0;
+  flowing = true;
+  /** Signals, input, and its end. */
+  readonly told: (number | string)[] = [];
   alive = true;
   readonly ended: Promise<LaunchEnd>;
   #end: (end: LaunchEnd) => void = () => undefined;
@@ -54,6 +58,19 @@ class FakeRun implements LaunchedRun {
   }
   kill(): void {
     this.kills += 1;
+  }
+  signal(number: number): void {
+    this.told.push(number);
+  }
+  write(data: Uint8Array): Promise<void> {
+    this.told.push(Buffer.from(data).toString());
+    return Promise.resolve();
+  }
+  endInput(): void {
+    this.told.push('end');
+  }
+  flow(on: boolean): void {
+    this.flowing = on;
   }
   end(end: LaunchEnd = ended(0)): void {
     this.alive = false;
@@ -140,6 +157,7 @@ function make({ slots = 1, disk: watched = disk }: Setting = {}): LocalExecutor 
         },
       },
       python: '/usr/bin/python3',
+      runtimes: loadRuntimes('/nonexistent').runtimes,
       newMeter: () => {
         if (meterFailure !== undefined) throw meterFailure;
         const meter = new FakeMeter();

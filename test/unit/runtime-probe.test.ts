@@ -65,6 +65,7 @@ async function answer(program: RunRequest['program']): Promise<ProbeOutput> {
   programs.push(program);
   await setImmediate();
   if (program.kind === 'python') return judged(does('python', ''));
+  assert(program.kind === 'command');
   if (program.argv.includes('version-of')) return output('', `some v1.2\n`);
   const mark = /\\000([0-9a-f]{32})\\000/.exec(program.argv.join(' '))?.[1];
   return judged(does(program.argv[5] ?? '', mark === undefined ? '' : markBytes(mark).toString()));

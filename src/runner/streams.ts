@@ -1,6 +1,6 @@
 /** The output of one run, by stream: bounded or whole, a compiler's told from its program's, and counted. */
 import type { RunEvent, StreamName } from '../protocol/messages.ts';
-import { BoundedOutput } from './output.ts';
+import { BoundedOutput } from '../protocol/output.ts';
 import { StageSplitter, type Stage } from './stage.ts';
 
 type Emit = (event: RunEvent) => void;

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { BoundedOutput } from '../../src/runner/output.ts';
+import { BoundedOutput } from '../../src/protocol/output.ts';
 
 interface Kept {
   readonly text: Buffer;

@@ -21,7 +21,6 @@ export function dropRoot(uid: number, gid: number): void {
 }
 
 /** Makes a directory, as root for the user that the server becomes. One that is there is left as it is. */
-export function makeDirectoryFor(uid: number, path: string): void {
-  if (mkdirSync(path, { recursive: true, mode: 0o755 }) !== undefined && startedAsRoot)
-    chownSync(path, uid, uid);
+export function makeDirectoryFor(uid: number, path: string, mode = 0o755): void {
+  if (mkdirSync(path, { recursive: true, mode }) !== undefined && startedAsRoot) chownSync(path, uid, uid);
 }

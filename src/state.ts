@@ -1,4 +1,4 @@
-/** Where a Nox that is not installed keeps what it needs: its workspace and its token. */
+/** Where a Nox that is not installed keeps what it needs: its workspace, its state and its token. */
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { readEnvironment, type Defaults } from './config.ts';
@@ -11,5 +11,5 @@ export function stateDir(): string {
 }
 
 export function developmentDefaults(): Defaults {
-  return { NOX_SANDBOX: join(stateDir(), 'sandbox') };
+  return { NOX_SANDBOX: join(stateDir(), 'sandbox'), NOX_STATE: join(stateDir(), 'state') };
 }

@@ -243,7 +243,12 @@ describe('settings', () => {
     if (process.platform === 'linux' && !(await hasCgroup()))
       cases.push([{ NOX_CGROUP: 'required' }, /cgroup: .*\n +remedy: .*Delegate=yes/]);
     for (const [env, pattern] of cases) {
-      const base = { NOX_API_TOKEN: 't', NOX_PORT: '0', NOX_SANDBOX: join(dir, 'sandbox') };
+      const base = {
+        NOX_API_TOKEN: 't',
+        NOX_PORT: '0',
+        NOX_SANDBOX: join(dir, 'sandbox'),
+        NOX_STATE: join(dir, 'state'),
+      };
       const { status, stderr } = program('dev.js', { ...base, ...env });
       assert.equal(status, 1);
       assert.match(stderr, pattern);
@@ -258,6 +263,7 @@ describe('settings', () => {
         NOX_API_TOKEN: 't',
         NOX_PORT: new URL(server.url).port,
         NOX_SANDBOX: join(dir, 'sandbox'),
+        NOX_STATE: join(dir, 'state'),
       };
       const { status, stderr } = program('dev.js', env);
       assert.equal(status, 1);

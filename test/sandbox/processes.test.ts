@@ -400,6 +400,7 @@ test('uses a descriptor that the server was started with', async () => {
         PATH: process.env['PATH'],
         NOX_API_TOKEN: TOKEN,
         NOX_SANDBOX: join(dir, 'sandbox'),
+        NOX_STATE: join(dir, 'state'),
         NOX_PORT: '0',
       },
       stdio: ['ignore', 'pipe', 'pipe'],

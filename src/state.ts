@@ -1,4 +1,4 @@
-/** Where a Nox that is not installed keeps what it needs: its workspaces, its token, its Node. */
+/** Where a Nox that is not installed keeps what it needs: its workspaces, its state, its token, its Node. */
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { readEnvironment, type Defaults } from './config.ts';
@@ -11,7 +11,11 @@ export function stateDir(): string {
 }
 
 export function developmentDefaults(): Defaults {
-  return { NOX_SANDBOX: join(stateDir(), 'sandbox'), NOX_WORKSPACES: join(stateDir(), 'workspaces') };
+  return {
+    NOX_SANDBOX: join(stateDir(), 'sandbox'),
+    NOX_WORKSPACES: join(stateDir(), 'workspaces'),
+    NOX_STATE: join(stateDir(), 'state'),
+  };
 }
 
 /** A second name of Nox's own Node, outside of root's home. */

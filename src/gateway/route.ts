@@ -41,7 +41,7 @@ export interface RouteInfo {
 }
 
 /** A request whose token, path, query and body have been checked. */
-export interface Call<P, Q, B> {
+interface Call<P, Q, B> {
   readonly params: P;
   readonly query: Q;
   readonly body: B;

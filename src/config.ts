@@ -96,6 +96,30 @@ export const SETTINGS = {
     shape: 'an absolute path',
     meaning: "The gateway's own directory: its database of tokens, runs and usage. Only its user can read it",
   },
+  NOX_BACKGROUND_QUEUE: {
+    kind: 'number',
+    unit: 'count',
+    default: 10_000,
+    minimum: 0,
+    maximum: 1_000_000,
+    meaning: 'Runs in the background that may wait; one more is refused with 429 `queue_full`',
+  },
+  NOX_KEEP_OUTPUT: {
+    kind: 'number',
+    unit: 'bytes',
+    default: 64 * MIB,
+    minimum: 1024,
+    maximum: 1024 * 1024 * MIB,
+    meaning: 'What is kept on disk of the events of one run in the background',
+  },
+  NOX_KEEP_OUTPUT_ALL: {
+    kind: 'number',
+    unit: 'bytes',
+    default: 4096 * MIB,
+    minimum: 1024,
+    maximum: 16_384 * 1024 * MIB,
+    meaning: 'The same of all of them together; the oldest that have ended make room',
+  },
   NOX_KEEP_RUNS: {
     kind: 'number',
     unit: 'count',
@@ -294,7 +318,13 @@ export interface Config {
   readonly trustedProxy: readonly string[];
   readonly auditFile: string;
   readonly state: string;
-  readonly keep: { readonly runs: number; readonly days: number };
+  readonly backgroundQueue: number;
+  readonly keep: {
+    readonly runs: number;
+    readonly days: number;
+    readonly outputBytes: number;
+    readonly allOutputBytes: number;
+  };
   readonly runnerSocket: string;
   readonly python: string;
   readonly pythonJit: boolean;
@@ -397,7 +427,13 @@ function assemble(values: Values): Config {
     trustedProxy: words(text('NOX_TRUSTED_PROXY')),
     auditFile: text('NOX_AUDIT_FILE'),
     state: text('NOX_STATE'),
-    keep: { runs: number('NOX_KEEP_RUNS'), days: number('NOX_KEEP_DAYS') },
+    backgroundQueue: number('NOX_BACKGROUND_QUEUE'),
+    keep: {
+      runs: number('NOX_KEEP_RUNS'),
+      days: number('NOX_KEEP_DAYS'),
+      outputBytes: number('NOX_KEEP_OUTPUT'),
+      allOutputBytes: number('NOX_KEEP_OUTPUT_ALL'),
+    },
     runnerSocket: text('NOX_RUNNER_SOCKET'),
     python: text('NOX_PYTHON'),
     pythonJit: text('NOX_PYTHON_JIT') === 'on',

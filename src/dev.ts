@@ -50,8 +50,9 @@ try {
   const audit = await AuditFile.open(config.auditFile, log);
   const store = Store.open(config.state, config.keep, log);
   const app = await buildGateway({ ...config, executor: connect(executor), store, log, audit });
+  await app.book.resume();
   onStop(log, async () => {
-    await app.calls.stop(config.stopGraceSeconds);
+    await Promise.all([app.calls.stop(config.stopGraceSeconds), app.book.stop(config.stopGraceSeconds)]);
     await executor.close();
     await unlisten(app);
     await audit?.close();

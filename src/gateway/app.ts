@@ -16,6 +16,7 @@ import Fastify, {
 import type { Logger } from 'pino';
 import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
+import type { Limits } from '../protocol/limits.ts';
 import { auditEntry, outcomeOf, type AuditSink } from './audit.ts';
 import { watchCalls } from './calls.ts';
 import { clientAddress, trustOf } from './client-address.ts';
@@ -26,9 +27,18 @@ import { keepRoutes } from './route.ts';
 import { healthRoute } from './routes/health.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
+import { v1RunRoutes } from './routes/v1-runs.ts';
 import { tokenRoutes } from './routes/v1-tokens.ts';
+import { RunBook } from './runs/book.ts';
+import { Spool, type SpoolLimits } from './runs/spool.ts';
 import type { Store } from './store/store.ts';
 import { Authenticator } from './tokens.ts';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    book: RunBook;
+  }
+}
 
 export interface GatewayOptions {
   readonly executor: Executor;
@@ -39,8 +49,13 @@ export interface GatewayOptions {
   /** Addresses and blocks whose X-Forwarded-For is believed; none without it. */
   readonly trustedProxy?: readonly string[];
   /** What a run may use at most. */
-  readonly limits: { readonly cpuSeconds: number };
+  readonly limits: Pick<Limits, 'cpuSeconds' | 'outputBytes'>;
   readonly store: Store;
+  /** Directory of the gateway's own files. */
+  readonly state: string;
+  readonly slots: number;
+  readonly backgroundQueue: number;
+  readonly keep: SpoolLimits;
   readonly audit?: AuditSink | undefined;
   readonly log: Logger;
 }
@@ -150,6 +165,14 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   });
   runRoutes(app, options, quota);
   tokenRoutes(app, store, quota);
+  const { executor, limits } = options;
+  const book = new RunBook({
+    ...{ executor, store, log, slots: options.slots, queue: options.backgroundQueue },
+    spool: new Spool(options.state, options.keep),
+    outputBytes: limits.outputBytes,
+  });
+  app.decorate('book', book);
+  v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds });
   return app;
 }
 

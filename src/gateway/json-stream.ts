@@ -2,9 +2,47 @@
  * A large result as JSON, piece by piece: control characters grow sixfold in JSON, so that the text of a result is
  * never held as a whole.
  */
+import { Readable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
 
 const PIECE = 64 * 1024;
+/** Small results go out as one string: a stream costs more than it saves. */
+const STREAM_FROM = 64 * 1024;
+
+/** The bytes of an output stream, to become a JSON string. */
+class Text {
+  readonly chunks: readonly Uint8Array[];
+
+  constructor(chunks: readonly Uint8Array[]) {
+    this.chunks = chunks;
+  }
+}
+
+export function asText(chunks: readonly Uint8Array[]): Text {
+  return new Text(chunks);
+}
+
+/** A JSON object whose values are JSON values or texts, in the order given, as Fastify takes it. */
+export function jsonBody(members: readonly (readonly [name: string, value: unknown])[]): string | Readable {
+  const bytes = members
+    .flatMap(([, value]) => (value instanceof Text ? value.chunks : []))
+    .reduce((sum, chunk) => sum + chunk.length, 0);
+  const pieces = jsonObject(members);
+  return bytes < STREAM_FROM ? [...pieces].join('') : Readable.from(pieces, { objectMode: false });
+}
+
+export function* jsonObject(
+  members: readonly (readonly [name: string, value: unknown])[],
+): Generator<string> {
+  let separator = '{';
+  for (const [name, value] of members) {
+    yield `${separator}${JSON.stringify(name)}:`;
+    if (value instanceof Text) yield* jsonString(value.chunks);
+    else yield JSON.stringify(value);
+    separator = ',';
+  }
+  yield '}';
+}
 
 /** The text of one stream of output as the inside of a JSON string; bytes that are no UTF-8 become U+FFFD. */
 function* jsonString(chunks: readonly Uint8Array[]): Generator<string> {
@@ -18,18 +56,4 @@ function* jsonString(chunks: readonly Uint8Array[]): Generator<string> {
   yield `${escape(decoder.end())}"`;
 }
 
-const escape = (text: string): string => JSON.stringify(text).slice(1, -1);
-
-/** A JSON object whose values are JSON values or the bytes of an output stream, in the order given. */
-export function* jsonObject(
-  members: readonly (readonly [name: string, value: string | number | readonly Uint8Array[]])[],
-): Generator<string> {
-  let separator = '{';
-  for (const [name, value] of members) {
-    yield `${separator}${JSON.stringify(name)}:`;
-    if (typeof value === 'object') yield* jsonString(value);
-    else yield JSON.stringify(value);
-    separator = ',';
-  }
-  yield '}';
-}
+const escape = (part: string): string => JSON.stringify(part).slice(1, -1);

@@ -20,10 +20,11 @@ const audit = await AuditFile.open(config.auditFile, log).catch((error: unknown)
 );
 const store = openStore();
 const app = await buildGateway({ ...config, executor: connect(config.runnerSocket), store, log, audit });
+await app.book.resume();
 const manager = serviceManager();
 onStop(log, async () => {
   manager.stopping(config.stopGraceSeconds + CLEANUP_SECONDS);
-  await app.calls.stop(config.stopGraceSeconds);
+  await Promise.all([app.calls.stop(config.stopGraceSeconds), app.book.stop(config.stopGraceSeconds)]);
   await unlisten(app);
   await audit?.close();
   store.close();

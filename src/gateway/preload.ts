@@ -29,8 +29,11 @@ const TOKEN = '{"name":"x","scopes":["run"]}';
 export async function preloadGateway(log: Logger): Promise<void> {
   const silent = log.child({}, { level: 'silent' });
   const store = Store.open(':memory:', { runs: 0, days: 0 }, silent);
-  const limits = { cpuSeconds: 1 };
-  const options = { token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024, limits };
+  const options = {
+    ...{ token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024 },
+    limits: { cpuSeconds: 1, outputBytes: 1 },
+    ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
+  };
   const app = await buildGateway({ ...options, executor: NOBODY, store, log: silent });
   const headers = { authorization: 'Bearer preload' };
   const form = '--b\r\ncontent-disposition: form-data; name="f"; filename="x"\r\n\r\nx\r\n--b--\r\n';
@@ -45,6 +48,12 @@ export async function preloadGateway(log: Logger): Promise<void> {
   }>();
   await app.inject({ url: '/v1/tokens/self', headers: { authorization: `Bearer ${secret}` } });
   await app.inject({ url: '/v1/tokens?limit=1', headers });
+  for (const accept of ['application/json', 'text/event-stream'])
+    await app.inject({
+      ...{ method: 'POST', url: '/v1/runs', payload: '{"code":""}' },
+      headers: { ...headers, accept },
+    });
+  await app.inject({ url: '/v1/runs?limit=1', headers });
   await app.close();
   store.close();
 }

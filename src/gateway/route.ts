@@ -41,7 +41,7 @@ export interface RouteInfo {
 }
 
 /** A request whose token, path, query and body have been checked. */
-interface Call<P, Q, B> {
+export interface Call<P, Q, B> {
   readonly params: P;
   readonly query: Q;
   readonly body: B;

@@ -1,11 +1,10 @@
 /** Answers that do not end soon: lines of events, as they come, to a client that may be slow, or be gone. */
 import { once } from 'node:events';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { headOf } from './runs/events.ts';
+import { headOf, linesOf } from './runs/events.ts';
 
 /** Proxies end a connection that is silent for long: nginx after 60 s (proxy_read_timeout). */
 const HEARTBEAT_MS = 15_000;
-const NEWLINE = 10;
 
 export type StreamFormat = 'sse' | 'ndjson';
 
@@ -72,12 +71,9 @@ export async function sendEvents(
 /** The event stream of HTML (section 9.2.6): lines hold JSON, and so no line break. */
 function toSse(lines: Buffer): Buffer {
   const parts: Buffer[] = [];
-  for (let at = 0; at < lines.length;) {
-    const end = lines.indexOf(NEWLINE, at) + 1;
-    const line = lines.subarray(at, end);
+  for (const line of linesOf(lines)) {
     const { id, type } = headOf(line);
     parts.push(Buffer.from(`id: ${String(id)}\nevent: ${type}\ndata: `), line, Buffer.from('\n'));
-    at = end;
   }
   return Buffer.concat(parts);
 }

@@ -100,7 +100,7 @@ export type PutRequest = Static<typeof PutRequest>;
 export const PutResult = Type.Object({ saved: Type.String(), bytes: Type.Integer({ minimum: 0 }) });
 export type PutResult = Static<typeof PutResult>;
 
-const Usage = Type.Object({
+export const Usage = Type.Object({
   wallSeconds: Type.Number(),
   userSeconds: Type.Number(),
   systemSeconds: Type.Number(),
@@ -113,7 +113,7 @@ const Usage = Type.Object({
 });
 
 /** Paths in the workspace, of regular files and links, at most CHANGES_MAX in all. */
-const Changes = Type.Object({
+export const Changes = Type.Object({
   created: Type.Array(Type.String()),
   changed: Type.Array(Type.String()),
   removed: Type.Array(Type.String()),

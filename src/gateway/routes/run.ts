@@ -1,5 +1,4 @@
 /** `POST /run_py` and `POST /run_sh`: two ways to say what to run, one way to run it and to answer. */
-import { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import Type from 'typebox';
 import { ERRORS, NoxError } from '../../protocol/errors.ts';
@@ -8,7 +7,7 @@ import { LIMITS, type LimitName } from '../../protocol/limits.ts';
 import type { RunRequest, RunResult } from '../../protocol/messages.ts';
 import { validator } from '../../protocol/validate.ts';
 import { codeSubject, commandSubject } from '../audit.ts';
-import { jsonObject } from '../json-stream.ts';
+import { asText, jsonBody } from '../json-stream.ts';
 import { mayUseDefault } from '../principal.ts';
 import type { Quota } from '../quota.ts';
 import { splitWords } from '../words.ts';
@@ -119,19 +118,19 @@ function send(reply: FastifyReply, { result, stdout, stderr }: Collected): Fasti
       ['detail', 'Timeout'],
       ['code', 'timeout'],
       ['hint', ERRORS.timeout.hint],
-      ['stdout', stdout],
-      ['stderr', stderr],
+      ['stdout', asText(stdout)],
+      ['stderr', asText(stderr)],
     ] as const;
-    return reply.code(ERRORS.timeout.status).send(body(members, stdout, stderr));
+    return reply.code(ERRORS.timeout.status).send(jsonBody(members));
   }
   const note = limitNote(result);
   if (note !== undefined) stderr.push(Buffer.from(note));
   const members = [
     ['returncode', result.exitCode ?? -(result.signal ?? 0)],
-    ['stdout', stdout],
-    ['stderr', stderr],
+    ['stdout', asText(stdout)],
+    ['stderr', asText(stderr)],
   ] as const;
-  return reply.send(body(members, stdout, stderr));
+  return reply.send(jsonBody(members));
 }
 
 /** A program that a limit ended could not say so itself. */
@@ -139,13 +138,4 @@ function limitNote({ outcome, limit }: RunResult): string | undefined {
   if (limit === undefined) return undefined;
   const { setting } = LIMITS[limit.name as LimitName];
   return `nox: ${outcome}: the run reached its limit of ${String(limit.value)} ${limit.unit} (${setting})\n`;
-}
-
-/** Small results go out as one string: a stream costs more than it saves. */
-const STREAM_FROM = 64 * 1024;
-
-function body(members: Parameters<typeof jsonObject>[0], ...streams: Uint8Array[][]): string | Readable {
-  const bytes = streams.flat().reduce((sum, chunk) => sum + chunk.length, 0);
-  const text = jsonObject(members);
-  return bytes < STREAM_FROM ? [...text].join('') : Readable.from(text, { objectMode: false });
 }

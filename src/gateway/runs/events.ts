@@ -71,6 +71,17 @@ export function headOf(line: Buffer): { readonly id: number; readonly type: stri
   return { id: Number(id), type };
 }
 
+const NEWLINE = 10;
+
+/** @param lines whole ones */
+export function* linesOf(lines: Buffer): Generator<Buffer> {
+  for (let at = 0; at < lines.length;) {
+    const end = lines.indexOf(NEWLINE, at) + 1;
+    yield lines.subarray(at, end);
+    at = end;
+  }
+}
+
 /** @returns the stream and the bytes of an output event; undefined for another one */
 export function outputOf(line: Buffer): { stream: StreamName; data: Buffer } | undefined {
   const event = JSON.parse(line.toString('utf8')) as {

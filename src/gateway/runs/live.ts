@@ -1,24 +1,24 @@
 /**
- * One run that is alive in the gateway: what it is to the runner (a loop over events), to its readers (a log), and to
- * the history (a record).
+ * One run that is alive in the gateway: a loop over the events of the runner, which fill its sink and its record.
  *
  * States: queued → running → ended. A run ends once, with a result of the runner or with the error that kept it from
  * one; what ends it early from here is `cancel(why)`, and the first reason is the one that is told.
  */
 import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
-import type { RunInput, RunRequest, RunResult, StreamName } from '../../protocol/messages.ts';
-import { eventLine, OutputEncoder } from './events.ts';
-import type { EventLog } from './log.ts';
+import type { RunInput, RunRequest, RunResult } from '../../protocol/messages.ts';
 import { viewOf, type RunRecord } from './record.ts';
+import type { OutputSink } from './sink.ts';
 
 /** Why a run was ended from here. */
 export type CancelReason = 'client' | 'abandoned' | 'stopped';
 
 /** Input that waits for the run; more is refused. */
 const INPUT_BYTES = 1024 * 1024;
+/** Neither is the fault of the run, nor of its request: the same may be tried again. */
+const NOT_YET = new Set(['queue_full', 'queue_timeout', 'runner_unavailable', 'shutting_down']);
 
-/** What happens to a run, for whoever keeps its record. */
+/** Whoever keeps its record. */
 export interface RunObserver {
   started(run: LiveRun): void;
   ended(run: LiveRun): void;
@@ -26,22 +26,30 @@ export interface RunObserver {
 
 export class LiveRun {
   record: RunRecord;
-  readonly log: EventLog;
   readonly request: RunRequest;
-  /** Resolves at its first event, rejects with the error that kept it from one. */
+  readonly abort: AbortController;
+  /** Resolves when it has begun; rejects with the error that kept it from that. */
   readonly begun: Promise<void>;
   readonly ended: Promise<void>;
   readonly #begun = Promise.withResolvers<undefined>();
   readonly #ended = Promise.withResolvers<undefined>();
+  readonly #sink: OutputSink;
   readonly #observer: RunObserver;
-  readonly #abort = new AbortController();
   readonly #input = new InputQueue();
   #why: CancelReason | undefined;
+  #failure: NoxError | undefined;
 
-  constructor(record: RunRecord, request: RunRequest, log: EventLog, observer: RunObserver) {
+  constructor(
+    record: RunRecord,
+    request: RunRequest,
+    abort: AbortController,
+    sink: OutputSink,
+    observer: RunObserver,
+  ) {
     this.record = record;
     this.request = request;
-    this.log = log;
+    this.abort = abort;
+    this.#sink = sink;
     this.#observer = observer;
     this.begun = this.#begun.promise;
     this.begun.catch(() => undefined);
@@ -53,86 +61,99 @@ export class LiveRun {
     return this.#why;
   }
 
-  /** Never rejects: what goes wrong is in the record. */
-  async execute(executor: Executor): Promise<void> {
-    const encoder = new OutputEncoder();
-    const { signal } = this.#abort;
+  /** What kept it from a result. */
+  get failure(): NoxError | undefined {
+    return this.#failure;
+  }
+
+  /**
+   * Never rejects: what goes wrong is in the record.
+   *
+   * @param mayWait one that could not begin yet is left as it is
+   * @returns false where it was left
+   */
+  async execute(executor: Executor, mayWait = false): Promise<boolean> {
     try {
-      for await (const event of executor.run(this.request, signal, this.#input)) {
+      for await (const event of executor.run(this.request, this.abort.signal, this.#input)) {
         if (event.type === 'started') this.#start();
-        else if (event.type === 'output') await this.#output(encoder, event.stream, event.data);
-        else {
-          for (const line of encoder.end()) this.log.append(line);
+        else if (event.type === 'output') {
+          const room = this.#sink.output(event.stream, event.data);
+          if (room !== undefined) await room;
+        } else {
           this.#end(event.result);
-          return;
+          return true;
         }
       }
       throw new NoxError('runner_unavailable', 'The runner gave no result');
     } catch (error) {
-      for (const line of encoder.end()) this.log.append(line);
-      this.#end(asNoxError(error));
+      const known = asNoxError(error);
+      const begun = this.record.startedAt !== null;
+      if (mayWait && !begun && this.#why === undefined && NOT_YET.has(known.code)) return false;
+      this.#end(known);
+      return true;
     }
   }
 
   cancel(why: CancelReason): void {
     this.#why ??= why;
-    this.#abort.abort('cancelled');
+    this.abort.abort('cancelled');
   }
 
-  /**
-   * @throws NoxError `run_ended`; `rate_limited` where the program does not read what it was sent before
-   */
+  /** One that has not begun ends without having run. */
+  drop(why: CancelReason): void {
+    this.#why ??= why;
+    this.#end(new NoxError('cancelled', REASONS[why]));
+  }
+
+  /** @throws NoxError `run_ended`; `rate_limited` where the program does not read what it was sent before */
   tell(input: RunInput): void {
     if (this.record.state === 'ended') throw new NoxError('run_ended', `The run ${this.record.id} has ended`);
-    if (!this.#input.push(input)) {
-      const message = `The program has not read ${String(INPUT_BYTES)} bytes of its input yet`;
-      throw new NoxError('rate_limited', message, { retryAfter: 1 });
-    }
+    if (this.#input.push(input)) return;
+    const message = `The program has not read ${String(INPUT_BYTES)} bytes of its input yet`;
+    throw new NoxError('rate_limited', message, { retryAfter: 1 });
   }
 
   #start(): void {
     this.record = { ...this.record, state: 'running', startedAt: Date.now() };
-    this.log.append(eventLine({ type: 'started' }));
     this.#observer.started(this);
+    this.#sink.started();
     this.#begun.resolve(undefined);
   }
 
-  async #output(encoder: OutputEncoder, stream: StreamName, data: Uint8Array): Promise<void> {
-    for (const line of encoder.encode(stream, data)) this.log.append(line);
-    await this.log.room(this.#abort.signal);
-  }
-
   #end(how: RunResult | NoxError): void {
-    const why = this.#why;
-    const endedAt = Date.now();
-    const base = { ...this.record, state: 'ended' as const, endedAt };
-    if (!(how instanceof NoxError)) this.record = { ...base, result: how };
-    else if (why === 'client' || why === 'abandoned')
-      // The runner gives no result to whoever has cancelled.
-      this.record = { ...base, outcome: 'cancelled', reason: REASONS[why] };
-    else if (base.startedAt === null && why === undefined) {
-      this.record = { ...base, error: { code: how.code, detail: how.message } };
-    } else {
-      this.record = {
-        ...base,
-        outcome: 'sandbox_error',
-        reason: why === undefined ? how.message : REASONS[why],
-      };
-    }
+    const failed = how instanceof NoxError;
+    if (failed) this.#failure = how;
+    this.record = { ...this.record, state: 'ended', endedAt: Date.now(), ...this.#ending(how) };
     this.#input.end();
-    this.log.append(eventLine({ type: 'end', run: viewOf(this.record) }));
-    this.log.close();
+    this.#sink.end(viewOf(this.record));
     this.#observer.ended(this);
-    if (how instanceof NoxError && base.startedAt === null) this.#begun.reject(how);
+    if (failed && this.record.startedAt === null) this.#begun.reject(how);
     else this.#begun.resolve(undefined);
     this.#ended.resolve(undefined);
+  }
+
+  #ending(how: RunResult | NoxError): Partial<RunRecord> {
+    const why = this.#why;
+    if (!(how instanceof NoxError)) {
+      // The runner says that it ended it; why it did, is known here.
+      if (how.outcome === 'cancelled' && why === 'stopped')
+        return { outcome: 'sandbox_error', reason: REASONS.stopped };
+      // Whoever waits for the end is not told of the beginning.
+      const startedAt = this.record.startedAt ?? Math.round(Date.now() - how.usage.wallSeconds * 1000);
+      return { result: how, startedAt };
+    }
+    // The runner gives no result to whoever has cancelled.
+    if (why === 'client' || why === 'abandoned') return { outcome: 'cancelled', reason: REASONS[why] };
+    if (why === 'stopped') return { outcome: 'sandbox_error', reason: REASONS.stopped };
+    if (this.record.startedAt === null) return { error: { code: how.code, detail: how.message } };
+    return { outcome: 'sandbox_error', reason: how.message };
   }
 }
 
 const REASONS: Readonly<Record<CancelReason, string>> = {
   client: 'cancelled by its client',
   abandoned: 'its client went away and did not come back',
-  stopped: 'the server stopped while it was running',
+  stopped: 'the server stopped while it was under way',
 };
 
 function asNoxError(error: unknown): NoxError {

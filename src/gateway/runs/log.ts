@@ -7,7 +7,7 @@
  * disk, whole, up to its bound; the run never waits, and what is beyond the bound is counted and left out.
  */
 import { open, type FileHandle } from 'node:fs/promises';
-import { withId } from './events.ts';
+import { headOf, withId } from './events.ts';
 
 export interface EventLog {
   /** Takes a whole line (events.ts), and gives it its id. */
@@ -64,6 +64,11 @@ export class MemoryLog implements EventLog {
   /** How far the furthest reader has come. */
   #read = 0;
   #closed = false;
+
+  /** Bytes in memory. */
+  get held(): number {
+    return this.#end - this.#start;
+  }
 
   append(line: Buffer): void {
     const whole = withId(line, this.#end);
@@ -134,45 +139,60 @@ const NEWLINE = 10;
 export class FileLog implements EventLog {
   readonly #change = new Change();
   readonly #handle: FileHandle;
+  readonly #limit: number;
   #written: number;
   #writing: Promise<void> = Promise.resolve();
-  #failure: unknown;
-  #closed = false;
+  #truncated = false;
+  #closed: boolean;
+  #readers = 0;
 
-  private constructor(handle: FileHandle, size: number) {
+  private constructor(handle: FileHandle, { limit, size }: { limit: number; size?: number }) {
     this.#handle = handle;
-    this.#written = size;
+    this.#limit = limit;
+    this.#written = size ?? 0;
+    this.#closed = size !== undefined;
   }
 
-  /** A new one, or one that is whole already and is only to be read. */
-  static async open(path: string, mode: 'new' | 'whole'): Promise<FileLog> {
-    const handle = await open(path, mode === 'new' ? 'wx+' : 'r', 0o600);
-    const log = new FileLog(handle, (await handle.stat()).size);
-    if (mode === 'whole') log.#closed = true;
-    return log;
+  /** @param limit bytes; output beyond it is left out */
+  static async create(path: string, limit: number): Promise<FileLog> {
+    return new FileLog(await open(path, 'w+', 0o600), { limit });
+  }
+
+  /** One that is whole, or that a crash has ended: to be read, once. */
+  static async open(path: string): Promise<FileLog> {
+    const handle = await open(path, 'r');
+    return new FileLog(handle, { limit: 0, size: (await handle.stat()).size });
+  }
+
+  /** Something was left out: it was too much, or the disk was full. */
+  get truncated(): boolean {
+    return this.#truncated;
   }
 
   append(line: Buffer): void {
     this.#writing = this.#writing.then(async () => {
-      if (this.#failure !== undefined) return;
-      try {
-        const whole = withId(line, this.#written);
-        for (let done = 0; done < whole.length;) {
-          const place = this.#written + done;
-          done += (await this.#handle.write(whole, done, whole.length - done, place)).bytesWritten;
-        }
-        this.#written += whole.length;
-      } catch (error) {
-        // A full disk: what was written of the line is written over by the next, or cut off at the end.
-        this.#failure = error;
-      }
+      await this.#write(line);
       this.#change.tell();
     });
   }
 
-  /** Why nothing more can be written. */
-  get failure(): unknown {
-    return this.#failure;
+  async #write(line: Buffer): Promise<void> {
+    const whole = withId(line, this.#written);
+    // How it ended is always told.
+    if (this.#written + whole.length > this.#limit && headOf(whole).type === 'output') {
+      this.#truncated = true;
+      return;
+    }
+    try {
+      for (let done = 0; done < whole.length;) {
+        const place = this.#written + done;
+        done += (await this.#handle.write(whole, done, whole.length - done, place)).bytesWritten;
+      }
+      this.#written += whole.length;
+    } catch {
+      // A full disk: what was written of the line is written over by the next.
+      this.#truncated = true;
+    }
   }
 
   async room(): Promise<void> {
@@ -183,10 +203,21 @@ export class FileLog implements EventLog {
     void this.#writing.then(() => {
       this.#closed = true;
       this.#change.tell();
+      this.#letGo();
     });
   }
 
   async *read(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
+    this.#readers += 1;
+    try {
+      yield* this.#read(after, signal);
+    } finally {
+      this.#readers -= 1;
+      this.#letGo();
+    }
+  }
+
+  async *#read(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
     let at = after ?? 0;
     let skip = after !== undefined;
     let size = READ_BYTES;
@@ -207,9 +238,9 @@ export class FileLog implements EventLog {
     }
   }
 
-  async release(): Promise<void> {
-    await this.#writing;
-    await this.#handle.close();
+  /** The file is closed by the last who needs it. */
+  #letGo(): void {
+    if (this.#closed && this.#readers === 0) void this.#handle.close().catch(() => undefined);
   }
 
   /** Whether an event begins there. */

@@ -23,7 +23,8 @@ export const MIGRATIONS: readonly string[] = [
     request_id TEXT NOT NULL,
     metadata TEXT,
     CHECK ((state = 'ended') = (ended IS NOT NULL)),
-    CHECK ((state = 'ended') = (outcome IS NOT NULL))
+    -- NULL also for one that was refused before it began.
+    CHECK (outcome IS NULL OR state = 'ended')
   ) STRICT;
   -- n, at the end of each index, is what a page goes by.
   CREATE INDEX runs_by_token ON runs (token);

@@ -28,7 +28,8 @@ export interface NewRun {
 }
 
 export interface Ending {
-  readonly outcome: Outcome;
+  /** null: it was refused before it began. */
+  readonly outcome: Outcome | null;
   /** Why Nox ended it, where Nox did. */
   readonly reason?: string | undefined;
   /** JSON. */
@@ -81,6 +82,7 @@ export class Runs {
   readonly #insert: Query;
   readonly #insertData: Query;
   readonly #started: Query;
+  readonly #waiting: Query;
   readonly #ended: Query;
   readonly #endedData: Query;
   readonly #get: Query;
@@ -95,6 +97,9 @@ export class Runs {
     this.#insertData = db.prepare('INSERT INTO run_data (n, request) VALUES (?, ?)');
     this.#started = db.prepare(
       "UPDATE runs SET state = 'running', started = ? WHERE id = ? AND state = 'queued'",
+    );
+    this.#waiting = db.prepare(
+      "UPDATE runs SET state = 'queued', started = NULL WHERE id = ? AND state = 'running'",
     );
     this.#ended = db.prepare(
       "UPDATE runs SET state = 'ended', ended = ?, outcome = ?, reason = ? WHERE id = ? AND ended IS NULL RETURNING n",
@@ -122,6 +127,11 @@ export class Runs {
   /** @returns false for one that is not queued (any more) */
   markRunning(id: string, now = Date.now()): boolean {
     return this.#started.run(now, id) > 0;
+  }
+
+  /** What could not begin after all waits again. */
+  markQueued(id: string): void {
+    this.#waiting.run(id);
   }
 
   /**

@@ -1,0 +1,251 @@
+/**
+ * All runs that the gateway knows: those that are alive here, and those that the store keeps.
+ *
+ * Three ways to be run. `wait`: the client waits for the result; nothing but the record is kept. `watch`: the client
+ * reads the events as they come (watching.ts). `background`: the client need not be there (background.ts).
+ */
+import { setImmediate as setImmediatePromise } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { NoxError } from '../../protocol/errors.ts';
+import type { Executor } from '../../protocol/executor.ts';
+import type { StreamName } from '../../protocol/messages.ts';
+import { BoundedOutput } from '../../protocol/output.ts';
+import { ADMIN, type Principal } from '../principal.ts';
+import type { Admission } from '../quota.ts';
+import type { Store } from '../store/store.ts';
+import { Background } from './background.ts';
+import { linesOf, outputOf } from './events.ts';
+import { recordOf, RunKeeper, type RunOrder } from './keeper.ts';
+import { LiveRun, type RunObserver } from './live.ts';
+import { MemoryLog } from './log.ts';
+import type { RunRecord } from './record.ts';
+import { Collected, Logged } from './sink.ts';
+import type { Spool } from './spool.ts';
+import { Watching } from './watching.ts';
+
+const TIDY_MS = 10 * 60_000;
+/** In this time a run that was told to end has ended. */
+const CLEANUP_MS = 5000;
+
+export type Output = Readonly<Record<StreamName, Uint8Array[]>>;
+
+export interface RunBookOptions {
+  readonly executor: Executor;
+  readonly store: Store;
+  readonly spool: Spool;
+  readonly slots: number;
+  readonly queue: number;
+  /** What is shown of each stream of a run that is kept, in bytes. */
+  readonly outputBytes: number;
+  readonly log: Logger;
+}
+
+export class RunBook implements RunObserver {
+  readonly #options: RunBookOptions;
+  readonly #keeper: RunKeeper;
+  readonly #background: Background;
+  readonly #watching = new Watching();
+  readonly #live = new Map<string, LiveRun>();
+  readonly #admissions = new Map<string, Admission>();
+  readonly #tidying: NodeJS.Timeout;
+  #stopping = false;
+
+  constructor(options: RunBookOptions) {
+    this.#options = options;
+    this.#keeper = new RunKeeper(options.store, options.log);
+    this.#background = new Background({ ...options, keeper: this.#keeper }, this);
+    this.#tidying = setInterval(() => {
+      this.#tidy();
+    }, TIDY_MS).unref();
+  }
+
+  /** Takes up what an earlier server has left. Call once, before anything else. */
+  async resume(): Promise<void> {
+    for (const run of await this.#background.resume()) this.#live.set(run.record.id, run);
+    this.#background.dispatch();
+    this.#tidy();
+  }
+
+  /**
+   * Runs it while its client waits.
+   *
+   * @param signal aborted when the client goes, or is sent away
+   */
+  async wait(order: RunOrder, signal: AbortSignal): Promise<{ run: LiveRun; output: Output }> {
+    const sink = new Collected();
+    const run = new LiveRun(this.#keeper.newRecord(order), order.request, new AbortController(), sink, this);
+    const off = this.#endWith(run, signal);
+    this.#begin(run, order);
+    const done = run.execute(this.#options.executor);
+    // The runner is at work meanwhile.
+    this.#keeper.insertIfPossible(run.record);
+    await done;
+    off();
+    return { run, output: sink.streams };
+  }
+
+  /**
+   * Begins a run whose events are then read.
+   *
+   * @throws NoxError that kept it from beginning
+   */
+  async watch(order: RunOrder, signal: AbortSignal): Promise<LiveRun> {
+    const abort = new AbortController();
+    const log = new MemoryLog();
+    const run = new LiveRun(
+      ...([
+        this.#keeper.newRecord(order),
+        order.request,
+        abort,
+        new Logged(log, abort.signal),
+        this,
+      ] as const),
+    );
+    const off = this.#endWith(run, signal);
+    this.#watching.add(run, log);
+    this.#begin(run, order);
+    void run.execute(this.#options.executor);
+    this.#keeper.insertIfPossible(run.record);
+    try {
+      await run.begun;
+      return run;
+    } catch (error) {
+      this.#watching.remove(run.record.id);
+      throw error;
+    } finally {
+      off();
+    }
+  }
+
+  /** See Background.accept. */
+  async background(order: RunOrder, together: (id: string) => boolean): Promise<LiveRun | undefined> {
+    const run = await this.#background.accept(order, together);
+    if (run === undefined) return undefined;
+    this.#begin(run, order);
+    this.#background.dispatch();
+    return run;
+  }
+
+  /** @throws NoxError `run_not_found` */
+  record(id: string, principal: Principal): RunRecord {
+    const live = this.#find(id, principal);
+    if (live !== undefined) return live.record;
+    const { runs } = this.#options.store;
+    return recordOf(runs.get(id, principal), runs.result(id));
+  }
+
+  /** One that has not ended. @throws NoxError `run_not_found`, `run_ended` */
+  alive(id: string, principal: Principal): LiveRun {
+    const { state } = this.record(id, principal);
+    const run = this.#find(id, principal);
+    if (run === undefined || state === 'ended') throw new NoxError('run_ended', `The run ${id} has ended`);
+    return run;
+  }
+
+  /** @throws NoxError `run_not_found`, `run_ended` */
+  cancel(id: string, principal: Principal): LiveRun {
+    const run = this.alive(id, principal);
+    if (!this.#background.drop(run)) run.cancel('client');
+    return run;
+  }
+
+  /**
+   * The events of a run: all, or those after one of them.
+   *
+   * @throws NoxError `run_not_found`; the loop over them: PlaceError
+   */
+  async events(
+    id: string,
+    principal: Principal,
+    after: number | undefined,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<Buffer>> {
+    this.record(id, principal);
+    const live = this.#watching.read(id, after, signal) ?? this.#background.read(id, after, signal);
+    return live ?? (await this.#options.spool.open(id)).read(after, signal);
+  }
+
+  /** What is kept of the output of a run, head and tail of each stream. @throws NoxError `run_not_found` */
+  async output(id: string, principal: Principal): Promise<Output> {
+    const kept: Output = { stdout: [], stderr: [], compile: [] };
+    const bounds = new Map(
+      (Object.keys(kept) as StreamName[]).map((name) => {
+        const take = (data: Uint8Array) => kept[name].push(Buffer.from(data));
+        return [name, new BoundedOutput(this.#options.outputBytes, take)];
+      }),
+    );
+    const events = await this.events(id, principal, undefined, new AbortController().signal);
+    for await (const lines of events) {
+      for (const line of linesOf(lines)) {
+        const output = outputOf(line);
+        if (output !== undefined) bounds.get(output.stream)?.write(output.data);
+      }
+    }
+    for (const each of bounds.values()) each.end();
+    return kept;
+  }
+
+  /** Runs in the background have a time to come to their end, then they are ended by name. */
+  async stop(graceSeconds: number): Promise<void> {
+    this.#stopping = true;
+    clearInterval(this.#tidying);
+    await this.#background.stop(graceSeconds * 1000, CLEANUP_MS);
+    // The records of those that have ended just now.
+    await setImmediatePromise();
+  }
+
+  started(run: LiveRun): void {
+    // What is not in the background was kept as begun.
+    this.#live.set(run.record.id, run);
+  }
+
+  ended(run: LiveRun): void {
+    const { id } = run.record;
+    this.#keeper.charge(run, this.#admissions.get(id));
+    this.#admissions.delete(id);
+    this.#watching.ended(id);
+    // The answer goes first.
+    setImmediate(() => {
+      this.#keeper.finish(run.record);
+      this.#live.delete(id);
+    });
+  }
+
+  #begin(run: LiveRun, { admission }: RunOrder): void {
+    this.#live.set(run.record.id, run);
+    if (admission !== undefined) this.#admissions.set(run.record.id, admission);
+  }
+
+  #endWith(run: LiveRun, signal: AbortSignal): () => void {
+    const onAbort = () => {
+      run.cancel(this.#stopping ? 'stopped' : 'client');
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    return () => {
+      signal.removeEventListener('abort', onAbort);
+    };
+  }
+
+  #find(id: string, principal: Principal): LiveRun | undefined {
+    const run = this.#live.get(id) ?? this.#watching.run(id);
+    if (run === undefined) return undefined;
+    return principal.scopes.has('admin') || run.record.owner === principal.id ? run : undefined;
+  }
+
+  #tidy(): void {
+    const { spool, store, log } = this.#options;
+    const kept = (id: string) => {
+      try {
+        return store.runs.get(id, ADMIN).id === id;
+      } catch {
+        return false;
+      }
+    };
+    spool
+      .tidy(kept, (id) => this.#live.has(id))
+      .catch((error: unknown) => {
+        log.error({ err: error }, 'state: the output of runs cannot be tidied');
+      });
+  }
+}

@@ -1,0 +1,116 @@
+/** Keeps the records of runs in the store, and their accounts. A store that fails is logged: the runs go on. */
+import type { Logger } from 'pino';
+import type { RunRequest } from '../../protocol/messages.ts';
+import type { Principal } from '../principal.ts';
+import type { Admission } from '../quota.ts';
+import { newRunId } from '../store/ids.ts';
+import type { RunRecord as Row } from '../store/runs.ts';
+import type { Store } from '../store/store.ts';
+import type { LiveRun } from './live.ts';
+import { outcomeOfRecord, type RunRecord } from './record.ts';
+
+/** A run that is asked for. */
+export interface RunOrder {
+  readonly principal: Principal;
+  readonly requestId: string;
+  readonly runtime: string;
+  /** undefined: a scratch one. */
+  readonly workspace: string | undefined;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly request: RunRequest;
+  readonly admission?: Admission | undefined;
+}
+
+export class RunKeeper {
+  readonly #store: Store;
+  readonly #log: Logger;
+
+  constructor(store: Store, log: Logger) {
+    this.#store = store;
+    this.#log = log;
+  }
+
+  newRecord({ principal, requestId, runtime, workspace, labels }: RunOrder): RunRecord {
+    const now = Date.now();
+    return {
+      id: newRunId(now),
+      owner: principal.id,
+      requestId,
+      runtime,
+      workspace: workspace ?? null,
+      labels,
+      state: 'queued',
+      createdAt: now,
+      startedAt: null,
+      endedAt: null,
+    };
+  }
+
+  /** @param request kept with one that waits, so that it runs after a restart too */
+  insert(record: RunRecord, request?: RunRequest): void {
+    const { id, owner, runtime, workspace, requestId, labels, createdAt } = record;
+    const metadata = Object.keys(labels).length === 0 ? {} : { metadata: JSON.stringify(labels) };
+    this.#store.runs.insert(
+      {
+        ...{ id, token: owner, runtime, workspace: workspace ?? undefined, requestId, ...metadata },
+        ...(request === undefined
+          ? { state: 'running' as const }
+          : { state: 'queued' as const, request: JSON.stringify(request) }),
+      },
+      createdAt,
+    );
+  }
+
+  /** For a run whose client is there to see the result. */
+  insertIfPossible(record: RunRecord): void {
+    this.#safely('insert', () => {
+      this.insert(record);
+    });
+  }
+
+  finish(record: RunRecord): void {
+    const { id, result, error, reason, endedAt } = record;
+    const outcome = outcomeOfRecord(record) ?? null;
+    this.#safely('finish', () => {
+      this.#store.runs.finish(
+        id,
+        { outcome, reason: reason ?? error?.detail, result: JSON.stringify({ result, error, reason }) },
+        endedAt ?? Date.now(),
+      );
+    });
+  }
+
+  /** @param admission undefined: it was admitted before a restart */
+  charge({ record, failure }: LiveRun, admission: Admission | undefined): void {
+    const usage = record.result?.usage;
+    const seconds = usage === undefined ? undefined : usage.userSeconds + usage.systemSeconds;
+    if (failure !== undefined && record.startedAt === null) admission?.release();
+    else if (admission !== undefined) admission.charge(seconds);
+    else if (seconds !== undefined) this.#store.usage.add(record.owner, seconds * 1000);
+  }
+
+  #safely(what: string, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#log.error({ err: error }, `state: ${what} of a run`);
+    }
+  }
+}
+
+/** Of a row of the store, and the JSON that is kept with it. */
+export function recordOf(row: Row, result: string | undefined): RunRecord {
+  const { id, token, created, started, ended, state, runtime, workspace, outcome, reason, requestId } = row;
+  const kept = (result === undefined ? {} : JSON.parse(result)) as Pick<
+    RunRecord,
+    'result' | 'error' | 'reason'
+  >;
+  return {
+    ...{ id, owner: token, requestId, runtime, workspace, state },
+    labels: (row.metadata === null ? {} : JSON.parse(row.metadata)) as Record<string, string>,
+    ...{ createdAt: created, startedAt: started, endedAt: ended },
+    ...(reason === null ? {} : { reason }),
+    ...(outcome === null ? {} : { outcome }),
+    ...kept,
+  };
+}

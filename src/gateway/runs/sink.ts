@@ -1,0 +1,56 @@
+/** Where the output of a run goes in the gateway: into memory, for a client that waits; into a log, for readers. */
+import type { StreamName } from '../../protocol/messages.ts';
+import { eventLine, OutputEncoder } from './events.ts';
+import type { EventLog } from './log.ts';
+
+export interface OutputSink {
+  started(): void;
+  /** A promise holds up the run. */
+  output(stream: StreamName, data: Uint8Array): Promise<void> | undefined;
+  /** @param view the run as a client sees it */
+  end(view: Readonly<Record<string, unknown>>): void;
+}
+
+/** Bounded by the bounds of the run. */
+export class Collected implements OutputSink {
+  readonly streams: Readonly<Record<StreamName, Uint8Array[]>> = { stdout: [], stderr: [], compile: [] };
+
+  started(): void {
+    // Who waits for the end sees nothing of it.
+  }
+
+  output(stream: StreamName, data: Uint8Array): undefined {
+    this.streams[stream].push(data);
+  }
+
+  end(): void {
+    // The record has it.
+  }
+}
+
+export class Logged implements OutputSink {
+  readonly log: EventLog;
+  readonly #encoder = new OutputEncoder();
+  readonly #signal: AbortSignal;
+
+  /** @param signal ends the waiting for a reader */
+  constructor(log: EventLog, signal: AbortSignal) {
+    this.log = log;
+    this.#signal = signal;
+  }
+
+  started(): void {
+    this.log.append(eventLine({ type: 'started' }));
+  }
+
+  output(stream: StreamName, data: Uint8Array): Promise<void> {
+    for (const line of this.#encoder.encode(stream, data)) this.log.append(line);
+    return this.log.room(this.#signal);
+  }
+
+  end(view: Readonly<Record<string, unknown>>): void {
+    for (const line of this.#encoder.end()) this.log.append(line);
+    this.log.append(eventLine({ type: 'end', run: view }));
+    this.log.close();
+  }
+}

@@ -382,6 +382,16 @@ console.log(JSON.stringify([process.version, process.execPath, fs.readdirSync('/
   ]);
 });
 
+test('attack: a command touches the address space that it has beyond its memory', async () => {
+  const code = `#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int main(void) { for (int i = 0; i < 7; i++) { char *p = malloc(100 << 20); if (p) memset(p, 1, 100 << 20); }
+  write(1, "touched", 7); sleep(30); }`;
+  const ran = await run('c', code);
+  assert.deepEqual([ran.stage, ran.result.outcome], ['run', 'memory_limit'], said(ran));
+});
+
 test('a program that outgrows its heap is told by its own runtime', async () => {
   const ran = await run('javascript', 'const a = []; for (;;) a.push(new Array(1e4).fill(a.length + 0.5));');
   assert.match(`${ran.stderr}${ran.result.outcome}`, /heap out of memory|memory_limit/, said(ran));

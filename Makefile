@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 # Debian packages: what runs need; what the tests use on top (the real clients, compilers and libraries).
 # libatomic1 is what the Node of npm is linked to; a minimal Debian lacks it.
 RUN_PACKAGES := bubblewrap python3 libatomic1
-TEST_PACKAGES := $(RUN_PACKAGES) bash binutils-aarch64-linux-gnu binutils-x86-64-linux-gnu curl gcc git iproute2 libc6-dev nftables openssl python3-numpy python3-pandas
+TEST_PACKAGES := $(RUN_PACKAGES) bash binutils-aarch64-linux-gnu binutils-x86-64-linux-gnu curl g++ gcc git iproute2 libc6-dev lua5.4 nftables openssl php-cli python3-numpy python3-pandas ruby sqlite3
 # Unpacked, not installed: Debian starts what it installs.
 TEST_TOOLS := caddy libpopt0 logrotate nginx
 

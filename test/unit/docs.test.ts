@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import { SETTINGS, type Setting } from '../../src/config.ts';
 import { ERRORS } from '../../src/protocol/errors.ts';
 import { OUTCOMES } from '../../src/protocol/outcome.ts';
+import { parseRuntime } from '../../src/runner/runtime.ts';
 
 const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
 
@@ -84,4 +85,9 @@ test('every make target that README.md names exists', () => {
 test('the number of probes that README.md promises', () => {
   const list = /^PROBES = \[([^\]]+)\]/m.exec(read('src/runner/probes.py'))?.[1] ?? '';
   assert(read('README.md').includes(`in ${list.split(',').length} ways`));
+});
+
+test('the runtime that docs/operations.md shows is one', () => {
+  const example = /```json\n([^`]*)```/.exec(read('docs/operations.md'))?.[1] ?? '';
+  assert.equal(parseRuntime('zig.json', example).title, 'Zig');
 });

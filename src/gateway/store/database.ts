@@ -48,6 +48,7 @@ export class Database {
   readonly #db: DatabaseSync;
   readonly #log: Logger;
   #durable = false;
+  /** One line in the log for all that fails until something is written again. */
   #failing = false;
 
   private constructor(db: DatabaseSync, log: Logger) {
@@ -132,6 +133,7 @@ export class Database {
     try {
       const result = work();
       this.#db.exec('COMMIT');
+      this.#failing = false;
       return result;
     } catch (error) {
       // A full disk may have rolled it back already.
@@ -142,9 +144,7 @@ export class Database {
 
   #guard<T>(work: () => T): T {
     try {
-      const result = work();
-      this.#failing = false;
-      return result;
+      return work();
     } catch (error) {
       const what = describe(error);
       if (what === undefined) throw error;
@@ -200,9 +200,11 @@ function prepareFile(directory: string, file: string): void {
 }
 
 function configure(db: DatabaseSync): void {
-  // Before the file has its first page, or it has no effect.
-  db.exec('PRAGMA auto_vacuum=INCREMENTAL');
+  // First of all: what was read before it would have been read with shared memory.
   db.exec('PRAGMA locking_mode=EXCLUSIVE');
+  // Before the file has its first page, or it has no effect. Later it would write, for which there may be no room.
+  const { auto_vacuum } = db.prepare('PRAGMA auto_vacuum').get() as { auto_vacuum: number };
+  if (auto_vacuum === 0) db.exec('PRAGMA auto_vacuum=INCREMENTAL');
   db.exec('PRAGMA journal_mode=WAL');
   db.exec('PRAGMA synchronous=FULL');
 }

@@ -8,14 +8,14 @@ const HEARTBEAT_MS = 15_000;
 
 export type StreamFormat = 'sse' | 'ndjson';
 
-export const FORMATS: Readonly<Record<StreamFormat, string>> = {
+const FORMATS: Readonly<Record<StreamFormat, string>> = {
   sse: 'text/event-stream',
   ndjson: 'application/x-ndjson',
 };
 
 /** What a client asks for by `Accept`; undefined: no stream. */
 export function formatWanted(request: FastifyRequest): StreamFormat | undefined {
-  const accepted = String(request.headers.accept ?? '')
+  const accepted = (request.headers.accept ?? '')
     .split(',')
     .map((each) => each.split(';')[0]?.trim().toLowerCase());
   return (['sse', 'ndjson'] as const).find((format) => accepted.includes(FORMATS[format]));

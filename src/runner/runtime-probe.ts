@@ -8,20 +8,11 @@ import { statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
-import type { RunRequest, RunResult } from '../protocol/messages.ts';
+import type { RunRequest, RunResult, StreamName } from '../protocol/messages.ts';
 import type { RuntimeInfo } from '../protocol/runtimes.ts';
 import { nodeProgram } from './host.ts';
-import {
-  findVersion,
-  isCompiled,
-  isPython,
-  planRuntime,
-  planVersion,
-  type Runtime,
-  type Runtimes,
-} from './runtime.ts';
+import { findVersion, isCompiled, planVersion, type Runtime, type Runtimes } from './runtime.ts';
 import { NODE } from './sandbox.ts';
-import { newMark, StageSplitter, type StreamName } from './stage.ts';
 
 /** A failure may have other causes than the files that are looked at (a linker that is missing, a busy machine). */
 const FAILED_MS = 60_000;
@@ -30,18 +21,16 @@ const PATIENCE_MS = 5000;
 const LOOK_MS = 50;
 /** The most that a reason repeats of what a program said. */
 const SHOWN = 200;
-const DIR = '/tmp/.nox-hello';
-/** The workspace has files of clients: away from them. $1 is the file, $2 what is to be in it, then K=V and a command. */
-const PLACE = `mkdir ${DIR} && cd ${DIR} && printf %s "$2" >"$1" && shift 2 && exec /usr/bin/env "$@"`;
-const ASK = 'cd /tmp && exec /usr/bin/env "$@"';
 
 export interface ProbeOutput {
   readonly stdout: string;
+  /** What its compiler said, too. */
   readonly stderr: string;
   readonly result: RunResult;
 }
 /** Runs a program in a sandbox. Rejects with a NoxError where that says nothing about the program (a full queue). */
-export type ProbeRun = (program: RunRequest['program']) => Promise<ProbeOutput>;
+export type ProbeRun = (request: ProbeRequest) => Promise<ProbeOutput>;
+export type ProbeRequest = Pick<RunRequest, 'program' | 'env'>;
 
 export interface RuntimeProbeOptions {
   readonly runtimes: Runtimes;
@@ -84,12 +73,6 @@ export class RuntimeProbe {
       this.#current = undefined;
     });
     return this.#current;
-  }
-
-  /** What `detect` does not find, and what to do; a runtime that has everything may still not work. */
-  lacks(runtime: Runtime): string | undefined {
-    const state = this.#detect(runtime);
-    return state.missing;
   }
 
   async #look(): Promise<RuntimeInfo[]> {
@@ -151,38 +134,26 @@ export class RuntimeProbe {
 
   async #version(runtime: Runtime): Promise<string | null> {
     const { argv, env } = planVersion(runtime, this.#options.memoryBytes);
-    const { stdout, stderr } = await this.#run(shell(ASK, [...assignments(env), ...argv]));
+    const { stdout, stderr } = await this.#run({
+      program: { kind: 'command', argv: [...argv] },
+      env: { ...env },
+    });
     return findVersion(runtime, `${stdout}\n${stderr}`) ?? null;
   }
 
   /** Why its hello world does not do what it should, if it does not. */
-  async #failure(runtime: Runtime): Promise<string | undefined> {
-    const { hello, name } = runtime;
-    if (isPython(runtime)) {
-      const output = await this.#run({ kind: 'python', code: hello, args: [] });
-      return judge(name, output, false);
-    }
-    const mark = newMark();
-    const file = `${DIR}/${runtime.file}`;
-    const { memoryBytes } = this.#options;
-    const { argv, env, staged } = planRuntime(runtime, { file, args: [], mark, memoryBytes });
-    const output = await this.#run(shell(PLACE, [file, hello, ...assignments(env), ...argv]));
-    if (!staged) return judge(name, output, false);
-    const texts: Record<StreamName, string> = { stdout: '', stderr: '' };
-    const splitter = new StageSplitter(mark, (_stage, stream, data) => {
-      texts[stream] += Buffer.from(data).toString();
-    });
-    splitter.push('stdout', Buffer.from(output.stdout));
-    splitter.push('stderr', Buffer.from(output.stderr));
-    splitter.end();
-    return judge(name, { ...texts, result: output.result }, splitter.stage === 'compile');
+  async #failure({ name, hello }: Runtime): Promise<string | undefined> {
+    return judge(
+      name,
+      await this.#run({ program: { kind: 'runtime', runtime: name, code: hello, args: [] } }),
+    );
   }
 
-  async #run(program: RunRequest['program']): Promise<ProbeOutput> {
+  async #run(request: ProbeRequest): Promise<ProbeOutput> {
     const { waiting, run } = this.#options;
     for (const deadline = performance.now() + PATIENCE_MS; waiting() > 0 && performance.now() < deadline;)
       await sleep(LOOK_MS);
-    const output = await run(program);
+    const output = await run(request);
     const { outcome } = output.result;
     if (outcome === 'sandbox_error' || outcome === 'cancelled')
       throw new NoxError(outcome, `A runtime could not be tried: ${outcome}`);
@@ -190,43 +161,32 @@ export class RuntimeProbe {
   }
 }
 
-/** Runs programs by an executor, as its clients' are. */
+/** Runs programs by an executor, as its clients' are, away from their files. */
 export function probeBy(executor: Pick<Executor, 'run'>): ProbeRun {
-  return async (program) => {
-    const chunks: Record<StreamName, Uint8Array[]> = { stdout: [], stderr: [] };
-    for await (const event of executor.run({ id: 'runtimes', program }, new AbortController().signal)) {
-      // A command has no compiler: `compile` does not come.
-      if (event.type === 'output' && event.stream !== 'compile') chunks[event.stream].push(event.data);
+  return async (request) => {
+    const chunks: Record<StreamName, Uint8Array[]> = { stdout: [], stderr: [], compile: [] };
+    const whole = { ...request, id: 'runtimes', workspace: { scratch: 'runtimes' } };
+    for await (const event of executor.run(whole, new AbortController().signal)) {
+      if (event.type === 'output') chunks[event.stream].push(event.data);
       else if (event.type === 'end') {
-        const text = (stream: StreamName) => Buffer.concat(chunks[stream]).toString();
-        return { stdout: text('stdout'), stderr: text('stderr'), result: event.result };
+        const text = (...parts: Uint8Array[][]) => Buffer.concat(parts.flat()).toString();
+        const { stdout, stderr, compile } = chunks;
+        return { stdout: text(stdout), stderr: text(compile, stderr), result: event.result };
       }
     }
     throw new NoxError('internal', 'A run had no end');
   };
 }
 
-function judge(
-  name: string,
-  { stdout, stderr, result }: ProbeOutput,
-  compiling: boolean,
-): string | undefined {
+function judge(name: string, { stdout, stderr, result }: ProbeOutput): string | undefined {
   const { outcome, exitCode } = result;
   const said = stderr.trim() === '' ? '' : `: ${stderr.trim().slice(0, SHOWN)}`;
   const how = outcome === 'failed' ? `exit code ${String(exitCode)}` : outcome;
-  if (compiling) return `its hello world was not compiled (${how})${said}`;
+  if (result.stage === 'compile') return `its hello world was not compiled (${how})${said}`;
   if (outcome !== 'ok') return `its hello world failed (${how})${said}`;
   if (stdout === `Hello from ${name}\n`) return undefined;
   return `its hello world printed ${JSON.stringify(stdout.slice(0, SHOWN))}${said}`;
 }
-
-const shell = (script: string, words: readonly string[]): RunRequest['program'] => ({
-  kind: 'command',
-  argv: ['/bin/sh', '-c', script, 'sh', ...words],
-});
-
-const assignments = (env: Readonly<Record<string, string>>): string[] =>
-  Object.entries(env).map(([name, value]) => `${name}=${value}`);
 
 /** Another file under the name, or other content, is another state; none where there is no file. */
 function stateOf(path: string): string[] {

@@ -102,7 +102,8 @@ async function* run(
     socket.write(encodeCall({ op: 'run', request }));
     if (interactive && input !== undefined) void sendInput(socket, input);
     for (let frame = await frames.next(); frame !== undefined; frame = await frames.next()) {
-      const stream = STREAMS.find((each) => FRAME[each] === frame?.type);
+      const { type } = frame;
+      const stream = STREAMS.find((each) => FRAME[each] === type);
       if (stream !== undefined) yield { type: 'output', stream, data: frame.payload };
       else if (frame.type === FRAME.started) yield { type: 'started' };
       else {

@@ -10,10 +10,10 @@ import { after, before, describe, test } from 'node:test';
 import { pino } from 'pino';
 import { parseConfig } from '../../src/config.ts';
 import type { LimitsRequest } from '../../src/protocol/limits.ts';
-import type { RunRequest, RunResult } from '../../src/protocol/messages.ts';
+import type { RunResult } from '../../src/protocol/messages.ts';
 import type { RuntimeInfo } from '../../src/protocol/runtimes.ts';
-import { isCompiled, isPython, loadRuntimes, planRuntime } from '../../src/runner/runtime.ts';
-import { newMark, StageSplitter, type Stage } from '../../src/runner/stage.ts';
+import { isCompiled, loadRuntimes } from '../../src/runner/runtime.ts';
+import type { Stage } from '../../src/runner/stage.ts';
 import { explainFailure, prepareRunner, startRunner, type StartedRunner } from '../../src/runner/start.ts';
 import { makeDirectory } from '../support/server.ts';
 
@@ -184,47 +184,23 @@ interface More {
 }
 
 async function run(name: string, code: string, more: More = {}): Promise<Ran> {
-  const runtime = runtimes.get(name);
-  assert.ok(runtime);
-  const args = [...(more.args ?? [])];
-  const mark = newMark();
-  const request = {
-    ...(more.stdin === undefined ? {} : { stdin: more.stdin }),
-    ...(more.limits === undefined ? {} : { limits: more.limits }),
-  };
-  const texts = { compile: { stdout: '', stderr: '' }, run: { stdout: '', stderr: '' } };
-  const decoder = { stdout: new TextDecoder(), stderr: new TextDecoder() };
-  const splitter = new StageSplitter(mark, (stage, stream, data) => {
-    texts[stage][stream] += decoder[stream].decode(data, { stream: true });
-  });
-  let program: RunRequest['program'] = { kind: 'python', code, args };
-  let staged = false;
-  if (!isPython(runtime)) {
-    const file = join(workspace, more.file ?? runtime.file);
-    writeFileSync(file, code);
-    const plan = planRuntime(runtime, { file, args, mark, memoryBytes: config.limits.memoryBytes });
-    staged = plan.staged;
-    const env = Object.entries(plan.env).map(([key, value]) => `${key}=${value}`);
-    program = { kind: 'command', argv: ['/usr/bin/env', ...env, ...plan.argv] };
-  }
+  const { args = [], file, ...rest } = more;
+  const entry = file === undefined ? {} : { entry: file };
+  const program = { kind: 'runtime' as const, runtime: name, code, args: [...args], ...entry };
+  const texts = { compile: '', stdout: '', stderr: '' };
+  const decoder = { compile: new TextDecoder(), stdout: new TextDecoder(), stderr: new TextDecoder() };
   let result: RunResult | undefined;
   for await (const event of runner.executor.run(
-    { id: 'r', program, ...request },
+    { id: 'r', program, ...rest },
     new AbortController().signal,
   )) {
     if (event.type === 'end') result = event.result;
-    else if (staged) splitter.push(event.stream, event.data);
-    else texts.run[event.stream] += decoder[event.stream].decode(event.data, { stream: true });
+    else if (event.type === 'output')
+      texts[event.stream] += decoder[event.stream].decode(event.data, { stream: true });
   }
-  splitter.end();
   assert.ok(result);
-  assert.equal(texts.compile.stdout, '', 'a compiler has no standard output');
-  return {
-    stage: staged ? splitter.stage : 'run',
-    ...texts.run,
-    compiler: texts.compile.stderr,
-    result,
-  };
+  const { compile: compiler, ...output } = texts;
+  return { stage: result.stage ?? 'run', ...output, compiler, result };
 }
 
 const said = ({ compiler, stdout, stderr, result }: Ran) =>
@@ -240,7 +216,7 @@ test('what the tests need is there, and really works', () => {
 });
 
 test('none of it has left anything in the workspace', () => {
-  runner.context.placeholder.remove();
+  runner.context.workspaces.get('default').placeholder.remove();
   assert.deepEqual(readdirSync(workspace), []);
 });
 

@@ -8,10 +8,9 @@ import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { NoxError } from '../../src/protocol/errors.ts';
 import type { RunRequest, RunResult } from '../../src/protocol/messages.ts';
 import type { Outcome } from '../../src/protocol/outcome.ts';
-import { RuntimeProbe, type ProbeOutput } from '../../src/runner/runtime-probe.ts';
+import { RuntimeProbe, type ProbeOutput, type ProbeRequest } from '../../src/runner/runtime-probe.ts';
 import type { CommandRuntime, PythonRuntime, Runtime } from '../../src/runner/runtime.ts';
 import { NODE } from '../../src/runner/sandbox.ts';
-import { markBytes } from '../../src/runner/stage.ts';
 
 const ENDED: RunResult = {
   outcome: 'ok',
@@ -28,17 +27,22 @@ const output = (stdout: string, stderr = '', outcome: Outcome = 'ok'): ProbeOutp
   result: { ...ENDED, outcome, exitCode: outcome === 'ok' ? 0 : 1 },
 });
 
+const compiling = (how: ProbeOutput): ProbeOutput => ({
+  ...how,
+  result: { ...how.result, stage: 'compile' },
+});
+
 let dir: string;
 let programs: RunRequest['program'][];
 let waiting: number;
 /** What a hello world does, by the name of its runtime; its version is always 1.2. */
-let does: (name: string, mark: string) => ProbeOutput | Error;
+let does: (name: string) => ProbeOutput | Error;
 
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'nox-probe-'));
   programs = [];
   waiting = 0;
-  does = (name, mark) => output(`${mark}Hello from ${name}\n`, mark);
+  does = (name) => output(`Hello from ${name}\n`);
 });
 afterEach(() => {
   mock.restoreAll();
@@ -61,14 +65,12 @@ function install(...names: string[]): void {
   for (const name of names) writeFileSync(join(dir, name), name);
 }
 
-async function answer(program: RunRequest['program']): Promise<ProbeOutput> {
+async function answer({ program }: ProbeRequest): Promise<ProbeOutput> {
   programs.push(program);
   await setImmediate();
-  if (program.kind === 'python') return judged(does('python', ''));
-  assert(program.kind === 'command');
-  if (program.argv.includes('version-of')) return output('', `some v1.2\n`);
-  const mark = /\\000([0-9a-f]{32})\\000/.exec(program.argv.join(' '))?.[1];
-  return judged(does(program.argv[5] ?? '', mark === undefined ? '' : markBytes(mark).toString()));
+  if (program.kind === 'command') return output('', `some v1.2\n`);
+  assert(program.kind === 'runtime');
+  return judged(does(program.runtime));
 }
 
 function judged(what: ProbeOutput | Error): ProbeOutput {
@@ -110,7 +112,7 @@ describe('what is said', () => {
     };
     const [info] = await probe(python).list();
     assert.equal(info?.available, true);
-    assert.deepEqual(programs.at(-1), { kind: 'python', code: 'python', args: [] });
+    assert.deepEqual(programs.at(-1), { kind: 'runtime', runtime: 'python', code: 'python', args: [] });
   });
 
   test('nothing is run of one whose files are not there; it says which, and what to do', async () => {
@@ -130,30 +132,30 @@ describe('what is said', () => {
     const node = probe(runtime('js', { detect: [NODE] }));
     assert.equal((await node.list())[0]?.available, true);
     waiting = -1;
-    assert.match(node.lacks(runtime('js', { detect: [NODE] })) ?? '', /cannot reach .*: move Nox to/);
+    assert.match((await node.list())[0]?.reason ?? '', /cannot reach .*: move Nox to/);
   });
 
-  const failures: Readonly<Record<string, readonly [(mark: string) => ProbeOutput, RegExp]>> = {
-    'another text': [(mark) => output(`${mark}Hello\n`, mark), /^its hello world printed "Hello\\n"$/],
-    'more text': [(mark) => output(`${mark}Hello from b\n\n`, mark), /^its hello world printed/],
+  const failures: Readonly<Record<string, readonly [ProbeOutput, RegExp]>> = {
+    'another text': [output('Hello\n'), /^its hello world printed "Hello\\n"$/],
+    'more text': [output('Hello from b\n\n'), /^its hello world printed/],
     'an exit code': [
-      (mark) => output(`${mark}Hello from b\n`, `${mark}oh no`, 'failed'),
+      output('Hello from b\n', 'oh no', 'failed'),
       /^its hello world failed \(exit code 1\): oh no$/,
     ],
-    'a limit': [(mark) => output(mark, mark, 'memory_limit'), /^its hello world failed \(memory_limit\)$/],
+    'a limit': [output('', '', 'memory_limit'), /^its hello world failed \(memory_limit\)$/],
     'a compiler that fails': [
-      () => output('', 'cc: no linker', 'failed'),
+      compiling(output('', 'cc: no linker', 'failed')),
       /^its hello world was not compiled \(exit code 1\): cc: no linker$/,
     ],
-    'a compiler that prints what the program should': [
-      () => output('Hello from b\n'),
+    'a compiler that ends without a program': [
+      compiling(output('Hello from b\n')),
       /^its hello world was not compiled/,
     ],
   };
   for (const [what, [how, reason]] of Object.entries(failures))
     test(`not available: ${what}`, async () => {
       install('b');
-      does = (_name, mark) => how(mark);
+      does = () => how;
       const [info] = await probe(runtime('b', { compile: ['b', '{file}'] })).list();
       assert.equal(info?.available, false);
       assert.match(info.reason ?? '', reason);

@@ -18,7 +18,7 @@ import { viewOf } from '../runs/record.ts';
 import { RunBody, runtimeOf, toRunRequest } from '../runs/request.ts';
 import { Run, RunEvent, RunPage } from '../runs/schema.ts';
 import { sendRun } from '../runs/answer.ts';
-import { FORMATS, formatWanted, sendEvents, type StreamFormat } from '../sse.ts';
+import { formatWanted, sendEvents, type StreamFormat } from '../sse.ts';
 import { recordOf } from '../runs/keeper.ts';
 import type { Store } from '../store/store.ts';
 

@@ -3,13 +3,7 @@ import { createHash } from 'node:crypto';
 import Type, { type Static } from 'typebox';
 import { NoxError } from '../../protocol/errors.ts';
 import { LimitsRequest } from '../../protocol/limits.ts';
-import {
-  ENV_NAME,
-  TerminalSize,
-  WORKSPACE_ID,
-  type RunFile,
-  type RunRequest,
-} from '../../protocol/messages.ts';
+import { ENV_NAME, WORKSPACE_ID, type RunFile, type RunRequest } from '../../protocol/messages.ts';
 import type { Principal } from '../principal.ts';
 
 const BASE64 = '^[A-Za-z0-9+/]*={0,2}$';

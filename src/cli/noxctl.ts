@@ -32,6 +32,7 @@ import {
   type Order,
   type Verb,
 } from '../admin/verbs.ts';
+import { auditCommand } from './audit.ts';
 import { plain, printChecks } from './checks.ts';
 
 /** Not below the state, which `uninstall` takes away while it holds it. */
@@ -148,6 +149,12 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     locks: true,
     ownOptions: true,
     run: firewall,
+  },
+  audit: {
+    help: 'verify [--head SEQ:HASH] [FILE...]: whether a line of the audit file was changed, removed, moved or cut off',
+    locks: false,
+    ownOptions: true,
+    run: ({ host, words }) => auditCommand(words, settingsOf(host).auditFile, say),
   },
   uninstall: {
     help: 'take away what install made; --purge: workspaces, settings and users too',

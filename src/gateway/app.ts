@@ -16,6 +16,7 @@ import Fastify, {
 import type { Logger } from 'pino';
 import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
+import type { Limits } from '../protocol/limits.ts';
 import { auditEntry, outcomeOf, type AuditSink } from './audit.ts';
 import { bearerCheck } from './auth.ts';
 import { watchCalls } from './calls.ts';
@@ -35,6 +36,8 @@ export interface GatewayOptions {
   /** Addresses and blocks whose X-Forwarded-For is believed; none without it. */
   readonly trustedProxy?: readonly string[];
   readonly audit?: AuditSink | undefined;
+  /** Of every run, for the audit file. */
+  readonly limits?: Limits;
   readonly log: Logger;
 }
 
@@ -84,7 +87,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     const outcome = outcomeOf(reply);
     const status = reply.statusCode;
     log[level]({ requestId: request.id, client, method, route, status, ms, outcome }, 'request');
-    const entry = audit === undefined ? undefined : auditEntry(request, reply);
+    const entry = audit === undefined ? undefined : auditEntry(request, reply, options.limits);
     if (entry !== undefined) audit?.write(entry);
   });
   app.addHook('onRequest', (request, reply, done) => {

@@ -6,6 +6,8 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { ErrorCode } from '../protocol/errors.ts';
+import type { LimitsRequest } from '../protocol/limits.ts';
+import type { RunResult } from '../protocol/messages.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -16,6 +18,8 @@ declare module 'fastify' {
 interface Ending {
   /** What the request is about, for the audit file; made only if it is asked for. */
   subject?: () => Readonly<Record<string, string>>;
+  /** The run that was made for it. */
+  run?: { readonly limits: LimitsRequest | undefined; readonly result: RunResult };
   /** Why it was refused or failed. */
   failure?: ErrorCode;
   answered: boolean;

@@ -64,7 +64,10 @@ async function answer(executor: Executor, request: RunRequest, reply: FastifyRep
   const stderr: Uint8Array[] = [];
   for await (const event of executor.run(request, reply.server.calls.signal(reply))) {
     if (event.type === 'output') (event.stream === 'stdout' ? stdout : stderr).push(event.data);
-    else return send(reply, event.result, stdout, stderr);
+    else {
+      reply.request.ending.run = { limits: request.limits, result: event.result };
+      return send(reply, event.result, stdout, stderr);
+    }
   }
   throw new NoxError('runner_unavailable', 'The runner gave no result');
 }

@@ -82,6 +82,22 @@ export const SETTINGS = {
     meaning:
       'File to which every call that runs or changes something is written, and every refused token. Default: none',
   },
+  NOX_METRICS_ADDR: {
+    kind: 'text',
+    default: '',
+    pattern: /^$|^(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):\d{1,5}$/,
+    shape: 'an address or a host name with a port, such as 127.0.0.1:9464',
+    meaning:
+      'Address on which /metrics is served without a token, for loopback or a private network. Default: none, /metrics needs a token with the scope admin',
+  },
+  NOX_OTLP_ENDPOINT: {
+    kind: 'text',
+    default: '',
+    pattern: /^$|^https?:\/\/[^\s"'\\]+$/,
+    shape: 'an http or https address',
+    meaning:
+      'Where traces are sent, as OTLP over HTTP in JSON, such as http://127.0.0.1:4318/v1/traces. Default: none',
+  },
   NOX_RUNNER_SOCKET: {
     kind: 'text',
     default: '/run/nox-runner/runner.sock',
@@ -255,6 +271,8 @@ export interface Config {
   readonly port: number;
   readonly trustedProxy: readonly string[];
   readonly auditFile: string;
+  readonly metricsAddress: string;
+  readonly otlpEndpoint: string;
   readonly runnerSocket: string;
   readonly python: string;
   readonly pythonJit: boolean;
@@ -354,6 +372,8 @@ function assemble(values: Values): Config {
     port: number('NOX_PORT'),
     trustedProxy: words(text('NOX_TRUSTED_PROXY')),
     auditFile: text('NOX_AUDIT_FILE'),
+    metricsAddress: text('NOX_METRICS_ADDR'),
+    otlpEndpoint: text('NOX_OTLP_ENDPOINT'),
     runnerSocket: text('NOX_RUNNER_SOCKET'),
     python: text('NOX_PYTHON'),
     pythonJit: text('NOX_PYTHON_JIT') === 'on',

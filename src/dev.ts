@@ -12,6 +12,7 @@ import { buildGateway } from './gateway/app.ts';
 import { AuditFile } from './gateway/audit-file.ts';
 import { listen } from './gateway/listen.ts';
 import { preloadGateway } from './gateway/preload.ts';
+import { startTelemetry } from './gateway/telemetry.ts';
 import { fail, loadConfig, makeLog, onStop } from './main.ts';
 import { startedAsRoot } from './privilege.ts';
 import { explainFailure, prepareRunner, startRunner } from './runner/start.ts';
@@ -44,12 +45,16 @@ prepareRunner(config);
 try {
   const { executor } = await startRunner(config, log);
   const audit = await AuditFile.open(config.auditFile, log);
-  const app = await buildGateway({ ...config, executor: connect(executor), log, audit });
+  const runnerStatus = () => Promise.resolve(executor.status());
+  const telemetry = await startTelemetry(config, audit, runnerStatus, log);
+  const { metrics, tracer } = telemetry;
+  const app = await buildGateway({ ...config, executor: connect(executor), log, audit, metrics, tracer });
   onStop(log, async () => {
     await app.calls.stop(config.stopGraceSeconds);
     await executor.close();
     await app.close();
     await audit?.close();
+    await telemetry.close();
   });
   const address = await listen(app, config.bindAddress, config.port);
   const token = given === undefined ? `$(cat ${tokenFile})` : '$NOX_API_TOKEN';

@@ -21,11 +21,15 @@ import { auditEntry, outcomeOf, type AuditSink } from './audit.ts';
 import { bearerCheck } from './auth.ts';
 import { watchCalls } from './calls.ts';
 import { clientAddress, trustOf } from './client-address.ts';
-import { onEnding } from './ending.ts';
+import { onEnding, traffic } from './ending.ts';
+import type { Metrics } from './metrics.ts';
 import { ADMIN } from './principal.ts';
 import { healthRoute } from './routes/health.ts';
+import { metricsRoute } from './routes/metrics.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
+import type { Tracer } from './trace.ts';
+import { watchExecutor } from './watch.ts';
 
 export interface GatewayOptions {
   readonly executor: Executor;
@@ -38,6 +42,9 @@ export interface GatewayOptions {
   readonly audit?: AuditSink | undefined;
   /** Of every run, for the audit file. */
   readonly limits?: Limits;
+  /** Counts, and is served at /metrics. */
+  readonly metrics?: Metrics | undefined;
+  readonly tracer?: Tracer | undefined;
   readonly log: Logger;
 }
 
@@ -49,11 +56,15 @@ const MAX_HEADER_BYTES = 16 * 1024;
 /** A request id of the client's own is taken over if it is one that a log can hold. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 
+/** Asked again and again, by machines. */
+const QUIET: ReadonlySet<string> = new Set(['/health', '/metrics']);
+
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 export async function buildGateway(options: GatewayOptions): Promise<FastifyInstance> {
   const authorized = bearerCheck(options.token);
-  const { log, audit } = options;
+  const { log, audit, metrics, tracer } = options;
+  const executor = watchExecutor(options.executor, metrics, tracer);
   const app = Fastify({
     // A logger of its own for each request, which is what Fastify would make, costs more than the line.
     logger: false,
@@ -81,15 +92,37 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   onEnding(app, (request, reply) => {
     const { method, routeOptions } = request;
     const route = routeOptions.url ?? 'none';
-    const level = route === '/health' ? 'debug' : 'info';
+    const level = QUIET.has(route) ? 'debug' : 'info';
     const client = clientAddress(request);
     const ms = Math.round(reply.elapsedTime);
     const outcome = outcomeOf(reply);
     const status = reply.statusCode;
     log[level]({ requestId: request.id, client, method, route, status, ms, outcome }, 'request');
+    metrics?.requestEnded({
+      ...{ route: routeOptions.url, method, status, seconds: reply.elapsedTime / 1000 },
+      ...{ ...traffic(request), failure: request.ending.failure },
+    });
+    const { span, failure } = request.ending;
+    if (span !== undefined)
+      tracer?.end(
+        span,
+        {
+          'http.request.method': method,
+          'http.route': route,
+          'http.response.status_code': status,
+          'nox.request_id': request.id,
+        },
+        failure,
+      );
     const entry = audit === undefined ? undefined : auditEntry(request, reply, options.limits);
     if (entry !== undefined) audit?.write(entry);
   });
+  if (metrics !== undefined)
+    app.addHook('onRequest', (_request, _reply, done) => {
+      metrics.requestBegan();
+      done();
+    });
+  if (tracer !== undefined) traceRequests(app, tracer);
   app.addHook('onRequest', (request, reply, done) => {
     void reply.header('x-request-id', request.id);
     if (request.routeOptions.url === '/health') {
@@ -125,12 +158,33 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   });
   await app.register(multipart, { limits: { fileSize: Infinity, files: 1, fields: 1, parts: 1 } });
 
-  healthRoute(app, options.executor);
+  healthRoute(app, executor);
+  if (metrics !== undefined) metricsRoute(app, metrics);
   await app.register((scope) => {
-    putRoute(scope, options.executor, options.maxUploadBytes);
+    putRoute(scope, executor, options.maxUploadBytes);
   });
-  runRoutes(app, options.executor, options.forbidden);
+  runRoutes(app, executor, options.forbidden);
   return app;
+}
+
+/** What runs through the executor for a request is a part of its trace. */
+function traceRequests(app: FastifyInstance, tracer: Tracer): void {
+  app.addHook('onRequest', (request, _reply, done) => {
+    const { method, headers, routeOptions, ending } = request;
+    const { url: route } = routeOptions;
+    const parent = headers['traceparent'];
+    if (route !== undefined && !QUIET.has(route)) {
+      const span = tracer.accept(`${method} ${route}`, typeof parent === 'string' ? parent : undefined);
+      if (span !== undefined) ending.span = span;
+    }
+    done();
+  });
+  // Not before: reading the body would lose it.
+  app.addHook('preHandler', (request, _reply, done) => {
+    const { span } = request.ending;
+    if (span === undefined) done();
+    else tracer.run(span, done);
+  });
 }
 
 /** An error of a client is never an error of the server, whichever library found it. */

@@ -4,6 +4,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Limits } from '../protocol/limits.ts';
 import type { Head } from './audit-chain.ts';
 import { clientAddress } from './client-address.ts';
+import { traffic } from './ending.ts';
 
 /** Names are a client's own text: of a long one the head is kept. */
 const NAME_MAX = 512;
@@ -29,11 +30,10 @@ export function auditEntry(
   reply: FastifyReply,
   limits?: Limits,
 ): object | undefined {
-  const { ending, method, raw } = request;
+  const { ending, method } = request;
   const refused = ending.failure === 'unauthorized';
   const route = request.routeOptions.url;
   if (!refused && (route === undefined || READS.has(method))) return undefined;
-  const announced = Number(raw.headers['content-length']);
   return {
     time: new Date().toISOString(),
     requestId: request.id,
@@ -46,9 +46,7 @@ export function auditEntry(
     status: reply.statusCode,
     ms: Math.round(reply.elapsedTime),
     ...runOf(ending.run, limits),
-    // A refused body is announced, but not taken.
-    bytesIn: raw.complete && announced >= 0 ? announced : raw.socket.bytesRead - ending.read,
-    bytesOut: raw.socket.bytesWritten - ending.written,
+    ...traffic(request),
     ...(reply.raw.writableFinished ? {} : { delivered: false }),
   };
 }

@@ -7,6 +7,7 @@ import type { Logger } from 'pino';
 import { NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
 import { buildGateway } from './app.ts';
+import { Metrics } from './metrics.ts';
 
 const refuse = () => Promise.reject(new NoxError('shutting_down', 'preload'));
 
@@ -23,14 +24,17 @@ const NOBODY: Executor = {
 export async function preloadGateway(log: Logger): Promise<void> {
   const silent = log.child({}, { level: 'silent' });
   const options = { token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024, log: silent };
-  const app = await buildGateway({ ...options, executor: NOBODY });
+  const metrics = new Metrics();
+  const app = await buildGateway({ ...options, executor: NOBODY, metrics });
   const headers = { authorization: 'Bearer preload' };
   const form = '--b\r\ncontent-disposition: form-data; name="f"; filename="x"\r\n\r\nx\r\n--b--\r\n';
   await app.inject({ url: '/health' });
   await app.inject({ url: '/nothing' });
+  await app.inject({ url: '/metrics', headers });
   await app.inject({ method: 'POST', url: '/run_py', headers, payload: '{"code":""}' });
   await app.inject({ method: 'POST', url: '/run_sh', headers, payload: '{' });
   const multipart = { ...headers, 'content-type': 'multipart/form-data; boundary=b' };
   await app.inject({ method: 'POST', url: '/put?path=x', headers: multipart, payload: form });
   await app.close();
+  metrics.close();
 }

@@ -72,6 +72,10 @@ export const RunResult = Type.Object({
   /** For an outcome that a limit caused: which limit, and its value. */
   limit: Type.Optional(Type.Object({ name: Type.String(), value: Type.Number(), unit: Type.String() })),
   usage: Usage,
+  /** Where its time went: waiting for a slot; its code placed and a sandbox had; from then to its end. */
+  timings: Type.Optional(
+    Type.Object({ queueSeconds: Type.Number(), prepareSeconds: Type.Number(), runSeconds: Type.Number() }),
+  ),
 });
 export type RunResult = Static<typeof RunResult>;
 

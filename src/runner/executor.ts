@@ -15,8 +15,9 @@ import {
   type RunResult,
 } from '../protocol/messages.ts';
 import type { Outcome } from '../protocol/outcome.ts';
+import type { RunnerStatus } from '../protocol/status.ts';
 import { validator } from '../protocol/validate.ts';
-import { executeRun, type RunContext } from './run.ts';
+import { executeRun, type RunContext, type RunOrder } from './run.ts';
 import { Slots, type SlotsOptions } from './slots.ts';
 import { pathNames } from './workspace.ts';
 
@@ -68,12 +69,15 @@ export class LocalExecutor implements Executor {
     signal.addEventListener('abort', onAbort);
     this.#stops.add(stop);
     try {
+      const asked = performance.now();
       // Counted already now: a close in the moment in which the slot is granted must wait for this run as well.
       const granted = this.#slots.acquire(stop.signal);
       this.#track(granted);
       const slot = await granted;
       const queue = new EventQueue();
-      const done = this.#execute(slot, checked, limits, stop.signal, queue);
+      const queueSeconds = (performance.now() - asked) / 1000;
+      const order = { slot, request: checked, limits, queueSeconds, log: this.#options.log };
+      const done = this.#execute(order, stop.signal, queue);
       this.#track(done);
       try {
         for await (const event of queue) {
@@ -91,16 +95,11 @@ export class LocalExecutor implements Executor {
     }
   }
 
-  async #execute(
-    slot: number,
-    request: RunRequest,
-    limits: Limits,
-    signal: AbortSignal,
-    queue: EventQueue,
-  ): Promise<void> {
+  async #execute(order: RunOrder, signal: AbortSignal, queue: EventQueue): Promise<void> {
     const { context, log } = this.#options;
+    const { slot, request } = order;
     try {
-      const result = await executeRun(context, { slot, request, limits, log }, signal, (event) => {
+      const result = await executeRun(context, order, signal, (event) => {
         queue.push(event);
       });
       this.#judge(verdictOf(result));
@@ -141,6 +140,16 @@ export class LocalExecutor implements Executor {
 
   health(): Promise<Health> {
     return Promise.resolve(this.#stopping ? { ok: false, status: 'stopping' } : this.#health);
+  }
+
+  status(): RunnerStatus {
+    const { queue, slots } = this.#options.slots;
+    return {
+      queue: { waiting: this.#slots.waiting, size: queue },
+      slots: { busy: this.#slots.busy, size: slots },
+      warm: this.#options.context.launcher.status(),
+      memoryBytes: process.memoryUsage.rss(),
+    };
   }
 
   /** Runs that wait for a slot. */

@@ -15,6 +15,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Limits } from '../protocol/limits.ts';
+import type { RunnerStatus } from '../protocol/status.ts';
 import { type Cell, ZygoteFailure } from './cell.ts';
 import { readable, rootLinks, virtualEnvironment } from './host.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from './launch.ts';
@@ -132,6 +133,16 @@ export class ZygoteLauncher implements Launcher {
     return new Run(slot, this.#cold(plan), sink, () => this.#use(plan.workspace));
   }
 
+  status(): RunnerStatus['warm'] {
+    const active = [...this.#active.values()];
+    return {
+      workspaces: active.length,
+      zygotes: this.#all.size,
+      cells: active.reduce((sum, warm) => sum + warm.cellsReady, 0),
+      memoryBytes: active.reduce((sum, warm) => sum + warm.measuredBytes, 0),
+    };
+  }
+
   /** Starts the zygote of a workspace that is about to be used. */
   async wake(workspace: string): Promise<void> {
     await this.#use(workspace).zygote.ready;
@@ -240,6 +251,7 @@ class Run implements LaunchedRun {
   readonly ended: Promise<LaunchEnd>;
   readonly #killed = Promise.withResolvers<undefined>();
   #isKilled = false;
+  begun: number | undefined;
   #cell: Cell | undefined;
 
   constructor(slot: number, plan: LaunchPlan, sink: OutputSink, use: () => WarmWorkspace) {
@@ -273,6 +285,7 @@ class Run implements LaunchedRun {
         ping = setInterval(() => {
           zygote.ping();
         }, PING_MS);
+        this.begun = performance.now();
         return await cell.run(plan, sink);
       } catch (error) {
         this.#cell?.kill();

@@ -35,6 +35,8 @@ export interface RunOrder {
   readonly slot: number;
   readonly request: RunRequest;
   readonly limits: Limits;
+  /** It has waited so long for its slot. */
+  readonly queueSeconds: number;
   readonly log: Logger;
 }
 
@@ -64,10 +66,11 @@ export async function executeRun(
   signal: AbortSignal,
   emit: (event: RunEvent) => void,
 ): Promise<RunResult> {
+  const began = performance.now();
   for (let attempt = 0; attempt < PLACING_TRIES; attempt += 1) {
     const placed = await placeProgram(context, order.request.program);
     try {
-      const result = await new Run(context, order, emit).execute(placed, signal);
+      const result = await new Run(context, order, began, emit).execute(placed, signal);
       if (result !== undefined) return result;
       // Another run took the file away.
       context.placeholder.remove();
@@ -154,11 +157,14 @@ class Run {
   readonly #order: RunOrder;
   readonly #stdout: BoundedOutput;
   readonly #stderr: BoundedOutput;
+  readonly #placing: number;
   #cause: ImposedCause | undefined;
 
-  constructor(context: RunContext, order: RunOrder, emit: (event: RunEvent) => void) {
+  /** @param placing when it had its slot, by performance.now() */
+  constructor(context: RunContext, order: RunOrder, placing: number, emit: (event: RunEvent) => void) {
     this.#context = context;
     this.#order = order;
+    this.#placing = placing;
     const bounded = (stream: 'stdout' | 'stderr') =>
       new BoundedOutput(order.limits.outputBytes, (data) => {
         emit({ type: 'output', stream, data });
@@ -174,6 +180,7 @@ class Run {
     const began = performance.now();
     const meter = this.#context.newMeter(limits);
     let end: LaunchEnd;
+    let begun: number | undefined;
     let final: FinalSample;
     try {
       const launched = launcher.launch(slot, this.#plan(placed, meter), {
@@ -206,6 +213,7 @@ class Run {
         pids: () => launched.pids(),
       });
       end = await launched.ended;
+      ({ begun } = launched);
       clearTimeout(timeout);
       clearInterval(sampling);
       unwatch();
@@ -216,7 +224,16 @@ class Run {
     if (end.kind === 'no_place' && this.#cause === undefined) return undefined;
     this.#stdout.end();
     this.#stderr.end();
-    const result = this.#result(end, final, (performance.now() - began) / 1000);
+    const now = performance.now();
+    const ready = begun ?? now;
+    const result = {
+      ...this.#result(end, final, (now - began) / 1000),
+      timings: {
+        queueSeconds: this.#order.queueSeconds,
+        prepareSeconds: (ready - this.#placing) / 1000,
+        runSeconds: (now - ready) / 1000,
+      },
+    };
     if (result.outcome === 'sandbox_error')
       log.error({ requestId: request.id, reason: reasonOf(end) }, 'sandbox_error');
     return result;

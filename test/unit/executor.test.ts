@@ -37,6 +37,7 @@ class FakeRun implements LaunchedRun {
   readonly sink: OutputSink;
   kills = 0;
   alive = true;
+  readonly begun = performance.now();
   readonly ended: Promise<LaunchEnd>;
   #end: (end: LaunchEnd) => void = () => undefined;
 
@@ -73,6 +74,9 @@ class FakeLauncher implements Launcher {
     const run = new FakeRun(slot, plan, sink);
     this.runs.push(run);
     return run;
+  }
+  status() {
+    return { workspaces: 1, zygotes: 1, cells: 2, memoryBytes: 3 };
   }
   close(): Promise<void> {
     assert.ok(!this.runs.some((run) => run.alive), 'no run is alive when the launcher is closed');

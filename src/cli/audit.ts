@@ -4,25 +4,27 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ROTATED, verifyAudit } from '../admin/audit-verify.ts';
 import { parseHead, type Head } from '../gateway/audit-chain.ts';
+import { UsageError } from './usage.ts';
 
 /**
- * @param file NOX_AUDIT_FILE, empty for none: it and its rotated files are verified where no others are named
+ * @param configured NOX_AUDIT_FILE, empty for none: it and its rotated files are verified where no others are named
  * @returns the exit code
+ * @throws UsageError, and Error for a head or a directory that cannot be read
  */
 export async function auditCommand(
   words: readonly string[],
-  file: string,
+  configured: () => string,
   say: (line: string) => void,
 ): Promise<number> {
-  const { values, positionals } = parseArgs({
-    args: [...words],
-    allowPositionals: true,
-    options: { head: { type: 'string', multiple: true, default: [] } },
-  });
+  const { values, positionals } = parse(words);
   const [verb, ...named] = positionals;
-  if (verb !== 'verify') throw new Error('audit: the word verify must follow');
+  if (verb !== 'verify')
+    throw new UsageError(
+      `audit: ${verb === undefined ? 'the word verify must follow' : `no such word: ${verb}`}`,
+    );
+  const file = named.length === 0 ? configured() : '';
   if (named.length === 0 && file === '')
-    throw new Error('audit verify: NOX_AUDIT_FILE is not set: name the files');
+    throw new UsageError('audit verify: NOX_AUDIT_FILE is not set: name the files');
   const heads = values.head.map(parseNoted);
   // Before the files: what is written meanwhile is behind it.
   const own = named.length === 0 ? [file] : named.map((path) => resolve(path));
@@ -47,10 +49,24 @@ export async function auditCommand(
   return 0;
 }
 
+function parse(words: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...words],
+      allowPositionals: true,
+      options: { head: { type: 'string', multiple: true, default: [] } },
+    });
+  } catch (error) {
+    throw new UsageError(`audit: ${(error as Error).message.split('. ')[0] ?? ''}`);
+  }
+}
+
 function parseNoted(text: string): Head {
   const [, seq, hash] = /^(\d{1,15}):([0-9a-f]{64})$/.exec(text) ?? [];
   if (seq === undefined || hash === undefined)
-    throw new Error(`audit verify: --head ${JSON.stringify(text)}: give it as the journal does, SEQ:HASH`);
+    throw new UsageError(
+      `audit verify: --head ${JSON.stringify(text)}: give it as the journal does, SEQ:HASH`,
+    );
   return { seq: Number(seq), hash };
 }
 

@@ -145,15 +145,15 @@ export class AuditFile implements AuditSink {
         this.#failed(error);
       });
     let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSE_MS)));
-    await Promise.race([drained, late]);
+    const late = new Promise<'late'>((resolve) => (timer = setTimeout(resolve, CLOSE_MS, 'late')));
+    const end = await Promise.race([drained, late]);
     clearTimeout(timer);
     const lost = this.#queue.length + this.#lost;
     this.#log.info({ file: this.#path, ...this.#chain }, 'audit file: head');
     if (lost > 0) this.#log.error({ file: this.#path, lost }, 'audit file: lines lost at the stop');
     // One that hangs in the kernel would hang again.
+    if (end === 'late' || lost > 0) this.#unlock();
     else await this.#letGo();
-    this.#unlock();
   }
 
   #push(text: string, bytes: number): void {

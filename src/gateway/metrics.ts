@@ -181,8 +181,6 @@ export class Metrics {
     return new Histogram({ name, help, buckets, labelNames, registers: [this.#registry] });
   }
 
-  #gauge(name: string, help: string): Gauge;
-  #gauge(name: string, help: string, collect: () => number): Gauge;
   #gauge(name: string, help: string, collect?: () => number): Gauge {
     const registers = [this.#registry];
     if (collect === undefined) return new Gauge({ name, help, registers });

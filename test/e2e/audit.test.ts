@@ -188,7 +188,15 @@ describe('the writer', () => {
       child.kill('SIGKILL');
       await ended;
       const said: string[] = [];
-      assert.equal(await auditCommand(['verify'], path, (line) => said.push(line)), 0, said.join('\n'));
+      assert.equal(
+        await auditCommand(
+          ['verify'],
+          () => path,
+          (line) => said.push(line),
+        ),
+        0,
+        said.join('\n'),
+      );
       const seq = Number(/head (\d+):/.exec(said.join(''))?.[1]);
       assert(seq > anchored, said.join('\n'));
       anchored = seq;
@@ -352,7 +360,13 @@ describe('a real server', () => {
     const said: string[] = [];
     await until('the head', async () => {
       said.length = 0;
-      return (await auditCommand(['verify'], file, (line) => said.push(line))) === 0 || undefined;
+      return (
+        (await auditCommand(
+          ['verify'],
+          () => file,
+          (line) => said.push(line),
+        )) === 0 || undefined
+      );
     });
     assert.match(said.join('\n'), /^PASS .* in 9 files/);
     assert.deepEqual(

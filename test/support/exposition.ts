@@ -1,7 +1,7 @@
 /** Reads Prometheus' text format (0.0.4) strictly: whoever scrapes would drop the whole of a scrape for one bad line. */
 import assert from 'node:assert/strict';
 
-export interface Sample {
+interface Sample {
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly value: number;

@@ -255,7 +255,11 @@ describe('the writer', () => {
   };
   const verify = async (path: string, ...words: string[]) => {
     const said: string[] = [];
-    const code = await auditCommand(['verify', ...words], path, (line) => said.push(line));
+    const code = await auditCommand(
+      ['verify', ...words],
+      () => path,
+      (line) => said.push(line),
+    );
     return { code, said: said.join('\n') };
   };
   /** As logrotate does: compressed one rotation later. */

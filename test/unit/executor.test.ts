@@ -569,6 +569,27 @@ describe('what a run holds', () => {
     );
   });
 
+  test('its status, and how long a run has waited', async () => {
+    const calls = [new Call(), new Call()];
+    const run = await launched();
+    const { queue, slots, warm, memoryBytes } = executor.status();
+    assert.deepEqual(
+      [queue, slots],
+      [
+        { waiting: 1, size: 2 },
+        { busy: 1, size: 1 },
+      ],
+    );
+    assert(warm.cells === 2 && memoryBytes > 0);
+    await sleep(30);
+    run.end();
+    (await launched(2)).end();
+    const [first, second] = await Promise.all(calls.map((call) => call.settled));
+    assert((first?.timings?.queueSeconds ?? 1) < (second?.timings?.queueSeconds ?? 0));
+    assert((second?.timings?.queueSeconds ?? 0) >= 0.02);
+    assert.deepEqual(executor.status().slots, { busy: 0, size: 1 });
+  });
+
   test('one more than may wait is refused, and nothing of it is left', async () => {
     const calls = [new Call(), new Call(), new Call()];
     await launched();

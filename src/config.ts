@@ -136,6 +136,22 @@ export const SETTINGS = {
     maximum: 36_500,
     meaning: 'Days for which ended runs, and tokens that were revoked, are kept in it',
   },
+  NOX_METRICS_ADDR: {
+    kind: 'text',
+    default: '',
+    pattern: /^$|^(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):\d{1,5}$/,
+    shape: 'an address or a host name with a port, such as 127.0.0.1:9464',
+    meaning:
+      'Address on which /metrics is served without a token, for loopback or a private network. Default: none, /metrics needs a token with the scope admin',
+  },
+  NOX_OTLP_ENDPOINT: {
+    kind: 'text',
+    default: '',
+    pattern: /^$|^https?:\/\/[^\s"'\\]+$/,
+    shape: 'an http or https address',
+    meaning:
+      'Where traces are sent, as OTLP over HTTP in JSON, such as http://127.0.0.1:4318/v1/traces. Default: none',
+  },
   NOX_RUNNER_SOCKET: {
     kind: 'text',
     default: '/run/nox-runner/runner.sock',
@@ -325,6 +341,8 @@ export interface Config {
     readonly outputBytes: number;
     readonly allOutputBytes: number;
   };
+  readonly metricsAddress: string;
+  readonly otlpEndpoint: string;
   readonly runnerSocket: string;
   readonly python: string;
   readonly pythonJit: boolean;
@@ -434,6 +452,8 @@ function assemble(values: Values): Config {
       outputBytes: number('NOX_KEEP_OUTPUT'),
       allOutputBytes: number('NOX_KEEP_OUTPUT_ALL'),
     },
+    metricsAddress: text('NOX_METRICS_ADDR'),
+    otlpEndpoint: text('NOX_OTLP_ENDPOINT'),
     runnerSocket: text('NOX_RUNNER_SOCKET'),
     python: text('NOX_PYTHON'),
     pythonJit: text('NOX_PYTHON_JIT') === 'on',

@@ -13,6 +13,7 @@ import { AuditFile } from './gateway/audit-file.ts';
 import { listen, unlisten } from './gateway/listen.ts';
 import { preloadGateway } from './gateway/preload.ts';
 import { Store } from './gateway/store/store.ts';
+import { startTelemetry } from './gateway/telemetry.ts';
 import { fail, loadConfig, makeLog, onStop } from './main.ts';
 import { makeDirectoryFor, startedAsRoot } from './privilege.ts';
 import { explainFailure, prepareRunner, startRunner } from './runner/start.ts';
@@ -49,7 +50,11 @@ try {
   const { executor } = await startRunner(config, log);
   const audit = await AuditFile.open(config.auditFile, log);
   const store = Store.open(config.state, config.keep, log);
-  const app = await buildGateway({ ...config, executor: connect(executor), store, log, audit });
+  const runnerStatus = () => Promise.resolve(executor.status());
+  const telemetry = await startTelemetry(config, audit, runnerStatus, log);
+  const { metrics, tracer } = telemetry;
+  const parts = { executor: connect(executor), store, log, audit, metrics, tracer };
+  const app = await buildGateway({ ...config, ...parts });
   await app.book.resume();
   onStop(log, async () => {
     await Promise.all([app.calls.stop(config.stopGraceSeconds), app.book.stop(config.stopGraceSeconds)]);
@@ -57,6 +62,7 @@ try {
     await unlisten(app);
     await audit?.close();
     store.close();
+    await telemetry.close();
   });
   const address = await listen(app, config.bindAddress, config.port);
   const token = given === undefined ? `$(cat ${tokenFile})` : '$NOX_API_TOKEN';

@@ -8,6 +8,9 @@
 export interface UnitSettings {
   /** NOX_BIND_ADDR: decides from where the gateway can be reached. */
   readonly bindAddress: string;
+  /** NOX_METRICS_ADDR and NOX_OTLP_ENDPOINT, empty for none: where else the gateway is reached, and whom it reaches. */
+  readonly metricsAddress: string;
+  readonly otlpEndpoint: string;
   /** NOX_SANDBOX. */
   readonly sandbox: string;
   /** NOX_STOP_GRACE, in seconds. */
@@ -98,18 +101,30 @@ MemoryMin=96M
 `;
 }
 
-function network(bindAddress: string): string {
-  if (isLoopback(bindAddress)) {
+/** Where the gateway listens, and whom it talks to: hosts of the settings that are not this machine. */
+function others({ bindAddress, metricsAddress, otlpEndpoint }: UnitSettings): string[] {
+  const metrics = metricsAddress.slice(0, Math.max(0, metricsAddress.lastIndexOf(':')));
+  const otlp = otlpEndpoint === '' ? '' : new URL(otlpEndpoint).hostname;
+  const hosts = { NOX_BIND_ADDR: bindAddress, NOX_METRICS_ADDR: metrics, NOX_OTLP_ENDPOINT: otlp };
+  return Object.entries(hosts)
+    .filter(([, host]) => host !== '' && !isLoopback(host.replace(/^\[(.*)\]$/, '$1')))
+    .map(([name, host]) => `${name}=${host}`);
+}
+
+function network(settings: UnitSettings): string {
+  const { bindAddress } = settings;
+  const far = others(settings);
+  if (far.length === 0) {
     return `# It listens on ${bindAddress}: packets from and to other machines are dropped by the kernel.
 IPAddressDeny=any
 IPAddressAllow=localhost`;
   }
-  return `# IPAddressDeny= is missing: NOX_BIND_ADDR=${bindAddress} is there to be reached by other machines. To let in only
+  return `# IPAddressDeny= is missing: ${far.join(', ')}: there are other machines to be reached, or to be let in. To let in only
 # some of them: noxctl firewall ADDRESS... --apply. A drop-in would be put aside by the next install or repair.`;
 }
 
 function gateway(settings: UnitSettings): string {
-  const online = isLoopback(settings.bindAddress) ? '' : ' network-online.target';
+  const online = others(settings).length === 0 ? '' : ' network-online.target';
   return `# Nox's gateway: HTTP, the token, nothing else. It runs no code and writes nothing but its database and its log of calls.
 [Unit]
 Description=Nox API
@@ -165,7 +180,7 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources @keyring @aio memfd_create io_uring_setup io_uring_enter io_uring_register process_vm_readv process_vm_writev kcmp userfaultfd
 # PrivateNetwork= is missing: it serves the network. So is AF_NETLINK: it asks the kernel for no addresses.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-${network(settings.bindAddress)}
+${network(settings)}
 
 [Install]
 WantedBy=multi-user.target

@@ -32,7 +32,9 @@ import {
   type Order,
   type Verb,
 } from '../admin/verbs.ts';
+import { auditCommand } from './audit.ts';
 import { plain, printChecks } from './checks.ts';
+import { UsageError } from './usage.ts';
 
 /** Not below the state, which `uninstall` takes away while it holds it. */
 const LOCK = '/run/nox-admin.lock';
@@ -149,6 +151,12 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     ownOptions: true,
     run: firewall,
   },
+  audit: {
+    help: 'verify [--head SEQ:HASH] [FILE...]: whether a line of the audit file was changed, removed, moved or cut off',
+    locks: false,
+    ownOptions: true,
+    run: ({ host, words }) => auditCommand(words, () => settingsOf(host).auditFile, say),
+  },
   uninstall: {
     help: 'take away what install made; --purge: workspaces, settings and users too',
     locks: true,
@@ -254,11 +262,6 @@ ${lines.join('\n')}
 install, harden, repair, repair-v2, uninstall --dry-run: show what would be done
 exit codes: 0 done, well; 1 failed, not well; 2 not understood; 3 (status) down; 75 another command is at work
 `;
-}
-
-/** What was typed cannot be meant. */
-class UsageError extends Error {
-  override readonly name = 'UsageError';
 }
 
 function version(): string {

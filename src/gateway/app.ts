@@ -20,11 +20,13 @@ import type { Limits } from '../protocol/limits.ts';
 import { auditEntry, outcomeOf, type AuditSink } from './audit.ts';
 import { watchCalls } from './calls.ts';
 import { clientAddress, trustOf } from './client-address.ts';
-import { onEnding } from './ending.ts';
+import { onEnding, traffic } from './ending.ts';
+import type { Metrics } from './metrics.ts';
 import type { Principal } from './principal.ts';
 import { Quota } from './quota.ts';
 import { keepRoutes } from './route.ts';
 import { healthRoute } from './routes/health.ts';
+import { metricsRoute } from './routes/metrics.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
 import { v1RunRoutes } from './routes/v1-runs.ts';
@@ -33,6 +35,8 @@ import { RunBook } from './runs/book.ts';
 import { Spool, type SpoolLimits } from './runs/spool.ts';
 import type { Store } from './store/store.ts';
 import { Authenticator } from './tokens.ts';
+import type { Tracer } from './trace.ts';
+import { watchExecutor } from './watch.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -49,7 +53,7 @@ export interface GatewayOptions {
   /** Addresses and blocks whose X-Forwarded-For is believed; none without it. */
   readonly trustedProxy?: readonly string[];
   /** What a run may use at most. */
-  readonly limits: Pick<Limits, 'cpuSeconds' | 'outputBytes'>;
+  readonly limits: Limits;
   readonly store: Store;
   /** Directory of the gateway's own files. */
   readonly state: string;
@@ -57,6 +61,9 @@ export interface GatewayOptions {
   readonly backgroundQueue: number;
   readonly keep: SpoolLimits;
   readonly audit?: AuditSink | undefined;
+  /** Counts, and is served at /metrics. */
+  readonly metrics?: Metrics | undefined;
+  readonly tracer?: Tracer | undefined;
   readonly log: Logger;
 }
 
@@ -68,10 +75,14 @@ const MAX_HEADER_BYTES = 16 * 1024;
 /** A request id of the client's own is taken over if it is one that a log can hold. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 
+/** Asked again and again, by machines. */
+const QUIET: ReadonlySet<string> = new Set(['/health', '/metrics']);
+
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 export async function buildGateway(options: GatewayOptions): Promise<FastifyInstance> {
-  const { log, audit, store } = options;
+  const { log, audit, store, metrics, tracer, limits } = options;
+  const executor = watchExecutor(options.executor, metrics, tracer);
   const authenticator = new Authenticator(options.token, store.tokens);
   const quota = new Quota(store.usage);
   const app = Fastify({
@@ -106,15 +117,37 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   onEnding(app, (request, reply) => {
     const { method, routeOptions } = request;
     const route = routeOptions.url ?? 'none';
-    const level = route === '/health' ? 'debug' : 'info';
+    const level = QUIET.has(route) ? 'debug' : 'info';
     const client = clientAddress(request);
     const ms = Math.round(reply.elapsedTime);
     const outcome = outcomeOf(reply);
     const status = reply.statusCode;
     log[level]({ requestId: request.id, client, method, route, status, ms, outcome }, 'request');
-    const entry = audit === undefined ? undefined : auditEntry(request, reply);
+    metrics?.requestEnded({
+      ...{ route: routeOptions.url, method, status, seconds: reply.elapsedTime / 1000 },
+      ...{ ...traffic(request), failure: request.ending.failure },
+    });
+    const { span, failure } = request.ending;
+    if (span !== undefined)
+      tracer?.end(
+        span,
+        {
+          'http.request.method': method,
+          'http.route': route,
+          'http.response.status_code': status,
+          'nox.request_id': request.id,
+        },
+        failure,
+      );
+    const entry = audit === undefined ? undefined : auditEntry(request, reply, options.limits);
     if (entry !== undefined) audit?.write(entry);
   });
+  if (metrics !== undefined)
+    app.addHook('onRequest', (_request, _reply, done) => {
+      metrics.requestBegan();
+      done();
+    });
+  if (tracer !== undefined) traceRequests(app, tracer);
   app.addHook('onRequest', (request, reply, done) => {
     void reply.header('x-request-id', request.id);
     if (request.routeOptions.url === '/health') {
@@ -159,13 +192,13 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   });
   await app.register(multipart, { limits: { fileSize: Infinity, files: 1, fields: 1, parts: 1 } });
 
-  healthRoute(app, options.executor);
+  healthRoute(app, executor);
+  if (metrics !== undefined) metricsRoute(app, metrics);
   await app.register((scope) => {
-    putRoute(scope, options.executor, options.maxUploadBytes);
+    putRoute(scope, executor, options.maxUploadBytes);
   });
-  runRoutes(app, options, quota);
+  runRoutes(app, { ...options, executor }, quota);
   tokenRoutes(app, store, quota);
-  const { executor, limits } = options;
   const book = new RunBook({
     ...{ executor, store, log, slots: options.slots, queue: options.backgroundQueue },
     spool: new Spool(options.state, options.keep),
@@ -174,6 +207,26 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   app.decorate('book', book);
   v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds });
   return app;
+}
+
+/** What runs through the executor for a request is a part of its trace. */
+function traceRequests(app: FastifyInstance, tracer: Tracer): void {
+  app.addHook('onRequest', (request, _reply, done) => {
+    const { method, headers, routeOptions, ending } = request;
+    const { url: route } = routeOptions;
+    const parent = headers['traceparent'];
+    if (route !== undefined && !QUIET.has(route)) {
+      const span = tracer.accept(`${method} ${route}`, typeof parent === 'string' ? parent : undefined);
+      if (span !== undefined) ending.span = span;
+    }
+    done();
+  });
+  // Not before: reading the body would lose it.
+  app.addHook('preHandler', (request, _reply, done) => {
+    const { span } = request.ending;
+    if (span === undefined) done();
+    else tracer.run(span, done);
+  });
 }
 
 /** An error of a client is never an error of the server, whichever library found it. */

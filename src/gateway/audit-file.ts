@@ -1,41 +1,81 @@
 /**
- * The audit file: one JSON line for an entry, written behind the requests.
+ * The audit file: one JSON line for an entry, chained to the one before it (audit-chain.ts), written behind the requests.
  *
  * Rotation is somebody else's, by renaming (src/admin/logs.ts). Before each batch the name is compared with the open
  * file; if they differ, the name is opened, and made if it is not there. A batch that was under way goes to the
  * renamed file whole, which is why that one must not be compressed at once.
  *
+ * How far the chain goes is kept in `<file>.head` too, at most a second behind: without it nobody could tell that the
+ * end has been cut off. The lines are on the disk before the head is, so that a loss of power looks like no attack.
+ * A start goes on from the end of the file or from the head, whichever is further; if they contradict each other, from
+ * the head, and the contradiction stays in the file for the verifier to see.
+ *
  * A disk that is full keeps nobody waiting: entries wait in a queue of bounded size, then they are counted, and the
  * count is written where they would have stood.
  */
 import { constants } from 'node:fs';
-import { open, stat, type FileHandle } from 'node:fs/promises';
+import { open, readdir, readFile, rename, stat, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import type { Logger } from 'pino';
-import type { AuditSink } from './audit.ts';
+import type { AuditSink, AuditState } from './audit.ts';
+import {
+  chainLine,
+  describeRest,
+  encodeHead,
+  findEnd,
+  GENESIS,
+  parseHead,
+  TORN,
+  type FileEnd,
+  type Head,
+  type Unchained,
+} from './audit-chain.ts';
+import { lock, unlock } from './audit-lock.ts';
 
 const MODE = 0o640;
 // O_NONBLOCK: a FIFO in the file's place would hold the opening until somebody reads it.
-const FLAGS =
-  constants.O_RDWR | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+const SAFELY = constants.O_NOFOLLOW | constants.O_NONBLOCK;
+const FLAGS = constants.O_RDWR | constants.O_APPEND | constants.O_CREAT | SAFELY;
 const QUEUE_BYTES = 4 * 1024 * 1024;
 const BATCH_BYTES = 256 * 1024;
 const RETRY_MS = 1000;
 const CLOSE_MS = 2000;
+/** To sync a disk and to replace a file at every line would cost the runs' own disk. */
+const HEAD_MS = 1000;
+/** The journal gets the head so often: it is root's. */
+const HEAD_LOG_MS = 600_000;
 /** Not the administrator's mistake: these go by. */
 const FULL = new Set(['ENOSPC', 'EDQUOT', 'EIO']);
-const NEWLINE = 10;
+
+/** The open file, as it is to be continued. */
+interface Current {
+  readonly handle: FileHandle;
+  /** It has no line of the chain yet. */
+  first: boolean;
+  /** What stands at its end and is no line. */
+  unchained: Unchained | undefined;
+}
 
 export class AuditFile implements AuditSink {
   readonly #path: string;
   readonly #log: Logger;
   readonly #queueBytes: number;
-  #handle: FileHandle | undefined;
-  /** Whole lines, and how many bytes they are. */
+  #current: Current | undefined;
+  #locked = false;
+  /** Undefined until the file has been opened once. */
+  #chain: Head | undefined;
+  #saved: Head | undefined;
+  #savedAt = -HEAD_MS;
+  #saving: Promise<void> | undefined;
+  #saveTimer: NodeJS.Timeout | undefined;
+  /** Files that are written to no more, to be synced before the next head, and closed. */
+  #retired: FileHandle[] = [];
+  #loggedAt = -HEAD_LOG_MS;
+  /** Entries as JSON, and how many bytes they are. */
   #queue: string[] = [];
   #queued = 0;
   #lost = 0;
-  /** The file ends within a line that will never be completed. */
-  #torn = false;
+  #lostEver = 0;
   #failing = false;
   #closed = false;
   #work: Promise<void> | undefined;
@@ -56,10 +96,12 @@ export class AuditFile implements AuditSink {
     const file = new AuditFile(path, log, queueBytes);
     try {
       await file.#follow();
+      await file.#saveHead();
     } catch (error) {
       if (!FULL.has((error as NodeJS.ErrnoException).code ?? '')) {
+        await file.#letGo();
         throw new Error(
-          `NOX_AUDIT_FILE: cannot write ${path} (${(error as Error).message}): make it a regular file, or none yet, in a directory that the server's user may write to`,
+          `NOX_AUDIT_FILE: cannot write ${path} (${(error as Error).message}): make it a regular file, or none yet, of one server alone, in a directory that the server's user may write to`,
           { cause: error },
         );
       }
@@ -70,43 +112,60 @@ export class AuditFile implements AuditSink {
 
   write(entry: object): void {
     if (this.#closed) return;
-    const line = `${JSON.stringify(entry)}\n`;
-    const bytes = Buffer.byteLength(line);
+    const text = JSON.stringify(entry);
+    const bytes = Buffer.byteLength(text);
     if (this.#queued + bytes > this.#queueBytes) {
       this.#lost += 1;
+      this.#lostEver += 1;
       return;
     }
     this.#countLost();
-    this.#push(line, bytes);
+    this.#push(text, bytes);
     this.#start();
+  }
+
+  get #lockPath(): string {
+    return join(dirname(this.#path), `.${basename(this.#path)}.lock`);
+  }
+
+  get state(): AuditState {
+    return { head: this.#chain ?? GENESIS, lost: this.#lostEver, waiting: this.#queue.length };
   }
 
   /** Writes what waits, within a bound. Nothing is taken after it. */
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#retry);
-    const drained = (this.#work ?? Promise.resolve()).then(() => this.#drain());
+    clearTimeout(this.#saveTimer);
+    const drained = (this.#work ?? Promise.resolve())
+      .then(() => this.#drain())
+      .then(() => this.#saving)
+      .then(() => (this.#failing ? undefined : this.#saveHead()))
+      .catch((error: unknown) => {
+        this.#failed(error);
+      });
     let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSE_MS)));
-    await Promise.race([drained, late]);
+    const late = new Promise<'late'>((resolve) => (timer = setTimeout(resolve, CLOSE_MS, 'late')));
+    const end = await Promise.race([drained, late]);
     clearTimeout(timer);
-    clearTimeout(this.#retry);
     const lost = this.#queue.length + this.#lost;
+    this.#log.info({ file: this.#path, ...this.#chain }, 'audit file: head');
     if (lost > 0) this.#log.error({ file: this.#path, lost }, 'audit file: lines lost at the stop');
     // One that hangs in the kernel would hang again.
-    else await this.#handle?.close();
+    if (end === 'late' || lost > 0) this.#unlock();
+    else await this.#letGo();
   }
 
-  #push(line: string, bytes: number): void {
-    this.#queue.push(line);
+  #push(text: string, bytes: number): void {
+    this.#queue.push(text);
     this.#queued += bytes;
   }
 
   #countLost(): void {
     if (this.#lost === 0) return;
-    const line = `${JSON.stringify({ time: new Date().toISOString(), lost: this.#lost })}\n`;
+    const text = JSON.stringify({ time: new Date().toISOString(), lost: this.#lost });
     this.#lost = 0;
-    this.#push(line, line.length);
+    this.#push(text, text.length);
   }
 
   #start(): void {
@@ -123,6 +182,7 @@ export class AuditFile implements AuditSink {
       while (this.#queue.length > 0) {
         await this.#follow();
         await this.#writeBatch();
+        this.#saveSoon();
         if (this.#failing) {
           this.#failing = false;
           this.#log.info({ file: this.#path, lost: this.#lost }, 'audit file: writing again');
@@ -141,79 +201,181 @@ export class AuditFile implements AuditSink {
     }
     this.#failing = true;
     if (this.#closed) return;
-    this.#retry = setTimeout(() => {
+    this.#retry ??= setTimeout(() => {
       this.#retry = undefined;
       this.#start();
     }, RETRY_MS).unref();
   }
 
+  /** Beside the lines, which do not wait for a disk that syncs slowly: a kill -9 would take those that wait. */
+  #saveSoon(): void {
+    if (this.#closed || this.#saveTimer !== undefined || this.#saving !== undefined) return;
+    const wait = Math.max(0, this.#savedAt + HEAD_MS - performance.now());
+    this.#saveTimer = setTimeout(() => {
+      this.#saveTimer = undefined;
+      this.#saving = this.#saveHead()
+        .catch((error: unknown) => {
+          this.#failed(error);
+        })
+        .finally(() => {
+          this.#saving = undefined;
+          if (this.#chain !== this.#saved) this.#saveSoon();
+        });
+    }, wait).unref();
+  }
+
+  /** Lines first, then the head that promises them. */
+  async #saveHead(): Promise<void> {
+    const head = this.#chain;
+    this.#savedAt = performance.now();
+    if (head === undefined || head === this.#saved) return;
+    const retired = this.#retired.splice(0);
+    const current = this.#current?.handle;
+    for (const handle of retired) await handle.datasync().finally(() => handle.close());
+    await current?.datasync();
+    const path = `${this.#path}.head`;
+    const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | SAFELY;
+    const next = await open(`${path}.new`, flags, MODE);
+    try {
+      await next.writeFile(encodeHead(head));
+      await next.datasync();
+    } finally {
+      await next.close();
+    }
+    await rename(`${path}.new`, path);
+    this.#saved = head;
+    if (this.#savedAt - this.#loggedAt < HEAD_LOG_MS) return;
+    this.#loggedAt = this.#savedAt;
+    this.#log.info({ file: this.#path, ...head }, 'audit file: head');
+  }
+
   /** Makes the open file the one that has the name. */
   async #follow(): Promise<void> {
-    const old = this.#handle;
+    const old = this.#current;
     if (old !== undefined) {
       const [named, opened] = await Promise.all([
         stat(this.#path, { bigint: true }).catch(() => undefined),
-        old.stat({ bigint: true }),
+        old.handle.stat({ bigint: true }),
       ]);
       if (named?.ino === opened.ino && named.dev === opened.dev) return;
     }
-    const next = await open(this.#path, FLAGS, MODE);
+    const handle = await open(this.#path, FLAGS, MODE);
     try {
-      const info = await next.stat();
+      const info = await handle.stat();
       if (!info.isFile()) throw new Error('not a regular file');
-      if ((info.mode & 0o7777) !== MODE) await next.chmod(MODE);
-      this.#torn = info.size > 0 && (await lastByte(next, info.size)) !== NEWLINE;
+      if ((info.mode & 0o7777) !== MODE) await handle.chmod(MODE);
+      if (!this.#locked) lock(this.#lockPath);
+      this.#locked = true;
+      const { last, at } = await findEnd(handle, info.size);
+      const whole = this.#chain !== undefined || (await this.#resume(handle, info.size));
+      const unchained = at < info.size ? await describeRest(handle, at, info.size, TORN) : undefined;
+      this.#current = { handle, first: last === undefined && whole, unchained };
     } catch (error) {
-      await next.close();
+      await handle.close();
       throw error;
     }
-    this.#handle = next;
-    await old?.close();
+    if (old !== undefined) this.#retired.push(old.handle);
+  }
+
+  /**
+   * Where the chain goes on after a stop of any kind.
+   *
+   * @returns whether the files have what the head promises; where not, the next line says so to the verifier, also in
+   *   a file that was emptied: it is not the first of a file
+   */
+  async #resume(handle: FileHandle, size: number): Promise<boolean> {
+    const head = parseHead(await readFile(`${this.#path}.head`, 'utf8').catch(() => ''));
+    const own = await findEnd(handle, size, head);
+    const end = own.keeps === 'older' ? await this.#endOfRotated(head) : own;
+    const last = own.last ?? end.last;
+    const keeps = head === undefined ? last === undefined : end.keeps === 'yes';
+    const whole = keeps || (last === undefined && (head?.seq ?? 0) === 0);
+    this.#saved = head;
+    this.#chain = head === undefined || (last !== undefined && keeps) ? (last ?? GENESIS) : head;
+    if (!whole) {
+      const message =
+        'audit file: it does not have the line that its head promises: lines were cut off or changed, or the head taken away, while no server ran; noxctl audit verify says where';
+      this.#log.error({ file: this.#path, end: last, head }, message);
+    }
+    return whole || head === undefined;
+  }
+
+  /** Of the file that was rotated last, which is not compressed yet. */
+  async #endOfRotated(head: Head | undefined): Promise<FileEnd> {
+    const own = basename(this.#path);
+    const names = await readdir(dirname(this.#path));
+    const dated = names.filter(
+      (name) => name.startsWith(own) && /^-\d{8}(-\d+)?$/.test(name.slice(own.length)),
+    );
+    const newest = names.includes(`${own}.1`) ? `${own}.1` : dated.sort().at(-1);
+    if (newest === undefined) return { last: undefined, at: 0, keeps: 'no' };
+    const handle = await open(join(dirname(this.#path), newest), constants.O_RDONLY | SAFELY);
+    try {
+      return await findEnd(handle, (await handle.stat()).size, head);
+    } finally {
+      await handle.close();
+    }
   }
 
   /** Lines leave the queue when they are in the file, whole. */
   async #writeBatch(): Promise<void> {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    let lines = 0;
-    let bytes = 0;
-    const ends: number[] = [];
-    for (const line of this.#queue) {
-      if (bytes > 0 && bytes + line.length > BATCH_BYTES) break;
-      bytes += Buffer.byteLength(line);
-      ends.push(bytes);
-      lines += 1;
+    const current = this.#current;
+    const before = this.#chain;
+    if (current === undefined || before === undefined) return;
+    const { handle, first, unchained } = current;
+    const lines: { readonly head: Head; readonly end: number; readonly bytes: number }[] = [];
+    const texts = unchained === undefined ? [] : [`${TORN}\n`];
+    let end = unchained === undefined ? 0 : TORN.length + 1;
+    let head = before;
+    for (const entry of this.#queue) {
+      if (lines.length > 0 && end > BATCH_BYTES) break;
+      const extras = lines.length > 0 ? {} : { prev: first ? before.hash : undefined, unchained };
+      const line = chainLine(head, entry, extras);
+      ({ head } = line);
+      end += Buffer.byteLength(line.text);
+      texts.push(line.text);
+      lines.push({ head, end, bytes: Buffer.byteLength(entry) });
     }
-    const text = this.#queue.slice(0, lines).join('');
-    if (this.#torn) {
-      await handle.write('\n');
-      this.#torn = false;
-    }
-    const data = Buffer.from(text);
+    const data = Buffer.from(texts.join(''));
     let written = 0;
     try {
       while (written < data.length) written += (await handle.write(data, written)).bytesWritten;
     } finally {
-      const whole = ends.findLastIndex((end) => end <= written) + 1;
-      const wholeBytes = ends[whole - 1] ?? 0;
-      this.#queue.splice(0, whole);
-      this.#queued -= wholeBytes;
-      if (written > wholeBytes) await this.#takeBack(handle, written - wholeBytes);
+      const whole = lines.filter((line) => line.end <= written);
+      const last = whole.at(-1);
+      this.#queue.splice(0, whole.length);
+      this.#queued -= whole.reduce((sum, { bytes }) => sum + bytes, 0);
+      if (last !== undefined) {
+        this.#chain = last.head;
+        current.first = false;
+        current.unchained = undefined;
+      }
+      if (written > (last?.end ?? 0)) await this.#takeBack(current, written - (last?.end ?? 0));
     }
   }
 
   /** Cuts off the part of a line that still fitted on the disk: the line is written again, maybe to another file. */
-  async #takeBack(handle: FileHandle, bytes: number): Promise<void> {
+  async #takeBack(current: Current, bytes: number): Promise<void> {
     try {
-      const { size } = await handle.stat();
-      await handle.truncate(size - bytes);
+      const { size } = await current.handle.stat();
+      await current.handle.truncate(size - bytes);
     } catch {
-      this.#torn = true;
+      // It may be one that can only be appended to (chattr +a): opened again, it is found what stands at its end.
+      this.#current = undefined;
+      this.#retired.push(current.handle);
     }
   }
-}
 
-async function lastByte(handle: FileHandle, size: number): Promise<number | undefined> {
-  const { buffer } = await handle.read(Buffer.alloc(1), 0, 1, size - 1);
-  return buffer[0];
+  async #letGo(): Promise<void> {
+    const current = this.#current;
+    this.#current = undefined;
+    for (const handle of this.#retired.splice(0)) await handle.close();
+    await current?.handle.close();
+    this.#unlock();
+  }
+
+  #unlock(): void {
+    if (this.#locked) unlock(this.#lockPath);
+    this.#locked = false;
+  }
 }

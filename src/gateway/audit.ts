@@ -1,7 +1,10 @@
 /** What the audit file says of a request: who did what, and what came of it. Never a secret, never code. */
 import { createHash } from 'node:crypto';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Limits } from '../protocol/limits.ts';
+import type { Head } from './audit-chain.ts';
 import { clientAddress } from './client-address.ts';
+import { traffic } from './ending.ts';
 
 /** Names are a client's own text: of a long one the head is kept. */
 const NAME_MAX = 512;
@@ -10,31 +13,49 @@ const READS = new Set(['GET', 'HEAD', 'OPTIONS']);
 /** Where the entries go: src/gateway/audit-file.ts, or a test's list. */
 export interface AuditSink {
   write(entry: object): void;
+  readonly state?: AuditState;
+}
+
+export interface AuditState {
+  /** Of the chain, as it is in the file. */
+  readonly head: Head;
+  /** Lines that were lost since the start, because the disk took none. */
+  readonly lost: number;
+  readonly waiting: number;
 }
 
 /** @returns undefined for what neither ran nor changed anything, and was not refused for its token */
-export function auditEntry(request: FastifyRequest, reply: FastifyReply): object | undefined {
-  const { ending, method, raw } = request;
+export function auditEntry(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  limits?: Limits,
+): object | undefined {
+  const { ending, method } = request;
   const refused = ending.failure === 'unauthorized';
   const route = request.routeOptions.url;
   if (!refused && (route === undefined || READS.has(method))) return undefined;
-  const announced = Number(raw.headers['content-length']);
   return {
     time: new Date().toISOString(),
     requestId: request.id,
     client: clientAddress(request),
     method,
     route: route ?? 'none',
-    who: refused ? 'nobody' : 'token',
+    who: refused ? 'nobody' : request.principal.id,
     what: ending.subject?.(),
     outcome: outcomeOf(reply),
     status: reply.statusCode,
     ms: Math.round(reply.elapsedTime),
-    // A refused body is announced, but not taken.
-    bytesIn: raw.complete && announced >= 0 ? announced : raw.socket.bytesRead - ending.read,
-    bytesOut: raw.socket.bytesWritten - ending.written,
+    ...runOf(ending.run, limits),
+    ...traffic(request),
     ...(reply.raw.writableFinished ? {} : { delivered: false }),
   };
+}
+
+/** @param limits of every run, which a request may have lowered */
+function runOf(run: FastifyRequest['ending']['run'], limits: Limits | undefined): object {
+  if (run === undefined) return {};
+  const { usage, limit } = run.result;
+  return { limits: { ...limits, ...run.limits }, ...(limit === undefined ? {} : { limit }), usage };
 }
 
 /** How the run ended, else why the request failed, else `ok`. */

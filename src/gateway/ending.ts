@@ -6,6 +6,10 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { ErrorCode } from '../protocol/errors.ts';
+import type { LimitsRequest } from '../protocol/limits.ts';
+import type { RunResult } from '../protocol/messages.ts';
+
+import type { Span } from './trace.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -16,13 +20,30 @@ declare module 'fastify' {
 interface Ending {
   /** What the request is about, for the audit file; made only if it is asked for. */
   subject?: () => Readonly<Record<string, string>>;
+  /** The run that was made for it. */
+  run?: { readonly limits: LimitsRequest | undefined; readonly result: RunResult };
   /** Why it was refused or failed. */
   failure?: ErrorCode;
+  /** Of its trace, where there is one. */
+  span?: Span;
   answered: boolean;
   closed: boolean;
   /** Of its connection, before it. */
   readonly read: number;
   readonly written: number;
+}
+
+/** Bytes of a request and of its answer. */
+export function traffic({ raw, ending }: FastifyRequest): {
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+} {
+  const announced = Number(raw.headers['content-length']);
+  return {
+    // A refused body is announced, but not taken.
+    bytesIn: raw.complete && announced >= 0 ? announced : raw.socket.bytesRead - ending.read,
+    bytesOut: raw.socket.bytesWritten - ending.written,
+  };
 }
 
 /** Calls `record` once for each request. */

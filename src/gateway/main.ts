@@ -8,6 +8,10 @@ import { AuditFile } from './audit-file.ts';
 import { listen, unlisten } from './listen.ts';
 import { preloadGateway } from './preload.ts';
 import { Store } from './store/store.ts';
+import { startTelemetry } from './telemetry.ts';
+
+/** A scrape does not wait for a runner that hangs. */
+const STATUS_TIMEOUT_MS = 1000;
 
 const config = loadConfig('gateway');
 const log = makeLog(config.logLevel, 'nox-api');
@@ -19,7 +23,13 @@ const audit = await AuditFile.open(config.auditFile, log).catch((error: unknown)
   fail((error as Error).message),
 );
 const store = openStore();
-const app = await buildGateway({ ...config, executor: connect(config.runnerSocket), store, log, audit });
+const executor = connect(config.runnerSocket);
+const runnerStatus = () => executor.ask('status', {}, AbortSignal.timeout(STATUS_TIMEOUT_MS));
+const telemetry = await startTelemetry(config, audit, runnerStatus, log).catch((error: unknown) =>
+  fail((error as Error).message),
+);
+const { metrics, tracer } = telemetry;
+const app = await buildGateway({ ...config, executor, store, log, audit, metrics, tracer });
 await app.book.resume();
 const manager = serviceManager();
 onStop(log, async () => {
@@ -28,6 +38,7 @@ onStop(log, async () => {
   await unlisten(app);
   await audit?.close();
   store.close();
+  await telemetry.close();
 });
 try {
   log.info({ address: await listen(app, config.bindAddress, config.port) }, 'listening');

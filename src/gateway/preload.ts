@@ -7,6 +7,7 @@ import type { Logger } from 'pino';
 import { NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
 import { buildGateway } from './app.ts';
+import { Metrics } from './metrics.ts';
 import { Store } from './store/store.ts';
 
 const refuse = () => Promise.reject(new NoxError('shutting_down', 'preload'));
@@ -29,16 +30,17 @@ const TOKEN = '{"name":"x","scopes":["run"]}';
 export async function preloadGateway(log: Logger): Promise<void> {
   const silent = log.child({}, { level: 'silent' });
   const store = Store.open(':memory:', { runs: 0, days: 0 }, silent);
+  const metrics = new Metrics();
   const options = {
-    ...{ token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024 },
-    limits: { cpuSeconds: 1, outputBytes: 1 },
+    ...{ token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024, limits },
     ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
   };
-  const app = await buildGateway({ ...options, executor: NOBODY, store, log: silent });
+  const app = await buildGateway({ ...options, executor: NOBODY, store, metrics, log: silent });
   const headers = { authorization: 'Bearer preload' };
   const form = '--b\r\ncontent-disposition: form-data; name="f"; filename="x"\r\n\r\nx\r\n--b--\r\n';
   await app.inject({ url: '/health' });
   await app.inject({ url: '/nothing' });
+  await app.inject({ url: '/metrics', headers });
   await app.inject({ method: 'POST', url: '/run_py', headers, payload: '{"code":""}' });
   await app.inject({ method: 'POST', url: '/run_sh', headers, payload: '{' });
   const multipart = { ...headers, 'content-type': 'multipart/form-data; boundary=b' };
@@ -56,4 +58,5 @@ export async function preloadGateway(log: Logger): Promise<void> {
   await app.inject({ url: '/v1/runs?limit=1', headers });
   await app.close();
   store.close();
+  metrics.close();
 }

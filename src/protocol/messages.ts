@@ -134,6 +134,10 @@ export const RunResult = Type.Object({
   stage: Type.Optional(Type.Union([Type.Literal('compile'), Type.Literal('run')])),
   compileSeconds: Type.Optional(Type.Number()),
   changes: Type.Optional(Changes),
+  /** Where its time went: waiting for a slot; its code placed and a sandbox had; from then to its end. */
+  timings: Type.Optional(
+    Type.Object({ queueSeconds: Type.Number(), prepareSeconds: Type.Number(), runSeconds: Type.Number() }),
+  ),
 });
 export type RunResult = Static<typeof RunResult>;
 

@@ -6,12 +6,14 @@
  */
 import Type, { type Static } from 'typebox';
 import type { RuntimeInfo } from './runtimes.ts';
+import type { RunnerStatus } from './status.ts';
 
 const Nothing = Type.Object({}, { additionalProperties: false });
 /** A request, an answer. */
-export const ASK = { runtimes: Nothing } as const;
+export const ASK = { runtimes: Nothing, status: Nothing } as const;
 export interface AskAnswers {
   readonly runtimes: readonly RuntimeInfo[];
+  readonly status: RunnerStatus;
 }
 /** A request and a body, an answer. */
 export const SEND = {} as const;

@@ -17,6 +17,7 @@ import {
   type RunResult,
 } from '../protocol/messages.ts';
 import type { Outcome } from '../protocol/outcome.ts';
+import type { RunnerStatus } from '../protocol/status.ts';
 import { validator } from '../protocol/validate.ts';
 import { checkOperation, type Handlers } from './operations.ts';
 import { executeRun, type RunContext, type RunOrder, type RunSink } from './run.ts';
@@ -77,16 +78,15 @@ export class LocalExecutor implements Executor {
     signal.addEventListener('abort', onAbort);
     this.#stops.add(stop);
     try {
+      const asked = performance.now();
       // Counted already now: a close in the moment in which the slot is granted must wait for this run as well.
       const granted = this.#slots.acquire(stop.signal);
       this.#track(granted);
       const slot = await granted;
       const queue = new EventQueue();
-      const done = this.#execute(
-        { slot, request: checked, limits, input, log: this.#options.log },
-        stop,
-        queue,
-      );
+      const queueSeconds = (performance.now() - asked) / 1000;
+      const order = { slot, request: checked, limits, input, queueSeconds, log: this.#options.log };
+      const done = this.#execute(order, stop, queue);
       this.#track(done);
       try {
         for await (const event of queue) {
@@ -195,6 +195,16 @@ export class LocalExecutor implements Executor {
 
   health(): Promise<Health> {
     return Promise.resolve(this.#stopping ? { ok: false, status: 'stopping' } : this.#health);
+  }
+
+  status(): RunnerStatus {
+    const { queue, slots } = this.#options.slots;
+    return {
+      queue: { waiting: this.#slots.waiting, size: queue },
+      slots: { busy: this.#slots.busy, size: slots },
+      warm: this.#options.context.launcher.status(),
+      memoryBytes: process.memoryUsage.rss(),
+    };
   }
 
   /** Runs that wait for a slot. */

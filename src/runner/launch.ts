@@ -1,5 +1,6 @@
 /** What makes a run, as run.ts sees it. The one implementation is launcher.ts; tests have others. */
 import type { Limits } from '../protocol/limits.ts';
+import type { RunnerStatus } from '../protocol/status.ts';
 
 /** A directory of the host and the path at which it appears in a sandbox. */
 export interface Shown {
@@ -56,6 +57,8 @@ export type LaunchEnd =
   | { readonly kind: 'broken'; readonly reason: string };
 
 export interface LaunchedRun {
+  /** When it had its sandbox and its plan, by performance.now(); undefined until then. */
+  readonly begun: number | undefined;
   /**
    * Host pids: of process 1 of the run's pid namespace, then of the program. What else is alive descends from them.
    * Empty while there is none.
@@ -76,5 +79,6 @@ export interface LaunchedRun {
 
 export interface Launcher {
   launch(slot: number, plan: LaunchPlan, sink: OutputSink): LaunchedRun;
+  status(): RunnerStatus['warm'];
   close(): Promise<void>;
 }

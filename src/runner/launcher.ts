@@ -15,6 +15,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Limits } from '../protocol/limits.ts';
+import type { RunnerStatus } from '../protocol/status.ts';
 import { type Cell, ZygoteFailure } from './cell.ts';
 import { nodeProgram, readable, rootLinks, shownEtc, virtualEnvironment } from './host.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink, Scratch, Shown } from './launch.ts';
@@ -142,6 +143,16 @@ export class ZygoteLauncher implements Launcher {
     return new Run(slot, this.#cold(plan), sink, () => this.#use(plan.workspace));
   }
 
+  status(): RunnerStatus['warm'] {
+    const active = [...this.#active.values()];
+    return {
+      workspaces: active.length,
+      zygotes: this.#all.size,
+      cells: active.reduce((sum, warm) => sum + warm.cellsReady, 0),
+      memoryBytes: active.reduce((sum, warm) => sum + warm.measuredBytes, 0),
+    };
+  }
+
   /** Starts the zygote of a workspace that is about to be used. */
   async wake(workspace: Shown | Scratch): Promise<void> {
     await this.#use(workspace).zygote.ready;
@@ -261,6 +272,7 @@ class Run implements LaunchedRun {
   /** It has a cell that has its plan, or will have none. */
   readonly #started = Promise.withResolvers<undefined>();
   #isKilled = false;
+  begun: number | undefined;
   #cell: Cell | undefined;
 
   constructor(slot: number, plan: LaunchPlan, sink: OutputSink, use: () => WarmWorkspace) {
@@ -316,6 +328,7 @@ class Run implements LaunchedRun {
         ping = setInterval(() => {
           zygote.ping();
         }, PING_MS);
+        this.begun = performance.now();
         const ended = cell.run(plan, sink);
         this.#started.resolve(undefined);
         return await ended;

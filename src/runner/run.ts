@@ -42,6 +42,8 @@ export interface RunOrder {
   readonly limits: Limits;
   /** What an interactive run is told. */
   readonly input?: AsyncIterable<RunInput> | undefined;
+  /** It has waited so long for its slot. */
+  readonly queueSeconds: number;
   readonly log: Logger;
 }
 
@@ -96,13 +98,14 @@ async function executeIn(
   signal: AbortSignal,
   sink: RunSink,
 ): Promise<RunResult> {
+  const placing = performance.now();
   const { python, runtimes } = context;
   const { request, limits } = order;
   for (let attempt = 0; attempt < PLACING_TRIES; attempt += 1) {
     const placed = await placeProgram({ place, python, runtimes, request, limits });
     if (attempt === 0 && request.output === 'all') sink.push({ type: 'started' });
     try {
-      const result = await new Run(place, placed, context, order, sink).execute(signal);
+      const result = await new Run(place, placed, context, order, sink).execute(signal, placing);
       if (result !== undefined) return result;
       // Another run took the file away.
       if (!('group' in place)) place.placeholder.remove();
@@ -143,12 +146,16 @@ class Run {
     });
   }
 
-  /** @returns undefined where the code found no place; nothing has run then */
-  async execute(signal: AbortSignal): Promise<RunResult | undefined> {
+  /**
+   * @param placing when it had its slot, by performance.now()
+   * @returns undefined where the code found no place; nothing has run then
+   */
+  async execute(signal: AbortSignal, placing: number): Promise<RunResult | undefined> {
     const { launcher } = this.#context;
     const { slot, limits, log, request, input } = this.#order;
     const meter = this.#context.newMeter(limits);
     let end: LaunchEnd;
+    let begun: number | undefined;
     let final: FinalSample;
     try {
       const launched = launcher.launch(slot, this.#plan(meter), {
@@ -187,6 +194,7 @@ class Run {
         pids: () => launched.pids(),
       });
       end = await launched.ended;
+      ({ begun } = launched);
       clearTimeout(this.#timeout);
       clearInterval(sampling);
       unwatch?.();
@@ -196,7 +204,16 @@ class Run {
     }
     if (end.kind === 'no_place' && this.#cause === undefined) return undefined;
     this.#streams.end();
-    const result = this.#result(end, final);
+    const now = performance.now();
+    const ready = begun ?? now;
+    const result = {
+      ...this.#result(end, final),
+      timings: {
+        queueSeconds: this.#order.queueSeconds,
+        prepareSeconds: (ready - placing) / 1000,
+        runSeconds: (now - ready) / 1000,
+      },
+    };
     if (result.outcome === 'sandbox_error')
       log.error({ requestId: request.id, reason: reasonOf(end) }, 'sandbox_error');
     return result;

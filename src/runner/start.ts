@@ -90,7 +90,11 @@ export async function startRunner(config: Config, log: Logger): Promise<StartedR
     slots: { slots: config.slots, queue: config.queue, waitSeconds: config.queueWaitSeconds },
     limits: config.limits,
     maxUploadBytes: config.maxUploadBytes,
-    handlers: { ask: { runtimes: () => probe.list() }, send: {}, fetch: {} },
+    handlers: {
+      ask: { runtimes: () => probe.list(), status: () => Promise.resolve(executor.status()) },
+      send: {},
+      fetch: {},
+    },
     log,
   });
   const probe = makeProbe(config, context, executor);

@@ -71,6 +71,15 @@ export class WarmWorkspace {
     return this.#bytes;
   }
 
+  /** The last measurement of it; to measure anew reads a file of each process. */
+  get measuredBytes(): number {
+    return this.#bytes;
+  }
+
+  get cellsReady(): number {
+    return [...this.#kept.values()].filter(({ cell }) => cell?.usable === true).length;
+  }
+
   /** The cell of a slot if it is ready, else the promise of one. */
   take(slot: number, warm: boolean): Cell | Promise<Cell> {
     this.running += 1;

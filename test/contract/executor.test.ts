@@ -122,6 +122,8 @@ for (const [name, open] of Object.entries(TRANSPORTS)) {
       );
       assert.deepEqual([result.usage.stdoutBytes, result.usage.stderrBytes], [4, 4]);
       assert(result.usage.wallSeconds > 0 && result.usage.peakMemoryBytes > 0);
+      const { queueSeconds = -1, prepareSeconds = -1, runSeconds = -1 } = result.timings ?? {};
+      assert(queueSeconds >= 0 && prepareSeconds >= 0 && runSeconds > 0);
     });
 
     test('a signal is told from an exit code', async () => {

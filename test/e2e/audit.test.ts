@@ -1,6 +1,7 @@
 /** The audit file: what it says, and that no rotation, no full disk and no stop loses a line without saying so. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { chmodSync, mkdirSync, symlinkSync } from 'node:fs';
 import { chmod, mkdtemp, readdir, readFile, rename, rm, stat, unlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,6 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { pino } from 'pino';
 import { logrotateText } from '../../src/admin/logs.ts';
+import { auditCommand } from '../../src/cli/audit.ts';
 import { AuditFile } from '../../src/gateway/audit-file.ts';
 import { makeDirectory, put, RUN_UID, runPy, runSh, startServer, type Server } from '../support/server.ts';
 import { exec, tool, toolEnvironment, until } from '../support/tools.ts';
@@ -39,6 +41,7 @@ describe('the writer', () => {
   });
 
   const text = (name = 'audit.log') => readFile(join(dir, name), 'utf8');
+  const numbers = async (name?: string) => parse(await text(name)).map(({ n }) => n);
 
   test('a new file and an existing one are 0640, whatever the umask and the mode before', async () => {
     const umask = process.umask(0o077);
@@ -62,7 +65,10 @@ describe('the writer', () => {
     const file = await open(path);
     file.write({ n: 2 });
     await file.close();
-    assert.equal(await text(), '{"n":1}\n{"n":\n{"n":2}\n');
+    const [before, torn, line = ''] = (await text()).split('\n');
+    assert.deepEqual([before, torn], ['{"n":1}', '{"n":~']);
+    const { n, seq, unchained } = JSON.parse(line) as Line & { unchained: { bytes: number } };
+    assert.deepEqual([n, seq, unchained.bytes], [2, 1, 14]);
   });
 
   test('what was written before the stop is in the file after it; nothing is taken later', async () => {
@@ -82,7 +88,7 @@ describe('the writer', () => {
       file.write({ n });
       await until(
         `line ${n}`,
-        async () => (await text(name).catch(() => '')).includes(`{"n":${n}}`) || undefined,
+        async () => (await text(name).catch(() => '')).includes(`"n":${n},`) || undefined,
       );
     };
     await write(1);
@@ -94,8 +100,8 @@ describe('the writer', () => {
     await writeFile(path, 'of another\n', { mode: 0o666 });
     await write(4);
     await file.close();
-    assert.deepEqual([await text('audit.log.1'), await text('audit.log.2')], ['{"n":1}\n', '{"n":3}\n']);
-    assert.equal(await text(), 'of another\n{"n":4}\n');
+    assert.deepEqual([await numbers('audit.log.1'), await numbers('audit.log.2')], [[1], [3]]);
+    assert.match(await text(), /^of another\n~\n\{"seq":4,"prev":"\w+","unchained":\{"bytes":12,.*"n":4,/);
     assert.equal((await stat(path)).mode & 0o777, 0o640);
   });
 
@@ -124,7 +130,7 @@ describe('the writer', () => {
     await sleep(200);
     assert.equal(await text('victim'), '');
     await unlink(path);
-    await until('line 2', async () => (await text().catch(() => '')) === '{"n":2}\n' || undefined);
+    await until('line 2', async () => (await numbers().catch(() => []))[0] === 2 || undefined);
     await file.close();
   });
 
@@ -136,7 +142,8 @@ describe('the writer', () => {
       ['--bind', '/', '/', '--dev', '/dev', '--size', '262144', '--tmpfs', dir, process.execPath, child, dir],
       { maxBuffer: 1 << 24 },
     );
-    const { lines, written, slowest, errors, logged } = JSON.parse(stdout) as {
+    const { verified, lines, written, slowest, errors, logged } = JSON.parse(stdout) as {
+      verified: { intact: boolean };
       lines: string[];
       written: number;
       slowest: number;
@@ -160,6 +167,40 @@ describe('the writer', () => {
     }
     assert.equal(next, written);
     assert(lost > 0 && lost < written);
+    assert(verified.intact, JSON.stringify(verified));
+  });
+
+  test('kill -9 within its writes, again and again, with rotations: every end verifies, and what was anchored stays', async () => {
+    const writer = fileURLToPath(new URL('../support/audit-writer.ts', import.meta.url));
+    let anchored = 0;
+    for (let round = 0; round < 8; round += 1) {
+      const child = spawn(process.execPath, [writer, path, String(round * 1_000_000)], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      await once(child.stdout, 'data');
+      await sleep(20 + 37 * round);
+      if (round % 3 === 1) {
+        for (const old of [2, 1]) await rename(`${path}.${old}`, `${path}.${old + 1}`).catch(() => undefined);
+        await rename(path, `${path}.1`);
+      }
+      await sleep(30);
+      const ended = once(child, 'exit');
+      child.kill('SIGKILL');
+      await ended;
+      const said: string[] = [];
+      assert.equal(
+        await auditCommand(
+          ['verify'],
+          () => path,
+          (line) => said.push(line),
+        ),
+        0,
+        said.join('\n'),
+      );
+      const seq = Number(/head (\d+):/.exec(said.join(''))?.[1]);
+      assert(seq > anchored, said.join('\n'));
+      anchored = seq;
+    }
   });
 });
 
@@ -181,7 +222,10 @@ describe('a real server', () => {
   });
 
   const entry = (id: string) =>
-    until(id, async () => parse(await readFile(file, 'utf8')).find(({ requestId }) => requestId === id));
+    until(id, async () =>
+      // Just rotated, it is not there.
+      parse(await readFile(file, 'utf8').catch(() => '')).find(({ requestId }) => requestId === id),
+    );
   const call = (id: string, path: string, init: RequestInit = {}) =>
     fetch(`${server.url}${path}`, {
       method: 'POST',
@@ -202,13 +246,16 @@ describe('a real server', () => {
     assert.match(JSON.stringify(line['what']), /^\{"code":"sha256:[0-9a-f]{64}","filename":"a b.py"\}$/);
     assert.deepEqual(
       [line['route'], line['who'], line['outcome'], line['status'], line['client'], line['method']],
-      ['/run_py', 'token', 'ok', 200, '127.0.0.1', 'POST'],
+      ['/run_py', 'admin', 'ok', 200, '127.0.0.1', 'POST'],
     );
     assert.deepEqual((await of(command))['what'], { command: 'printf' });
     assert.deepEqual((await of(upload))['what'], { path: 'dir/f' });
     for (const { ms, bytesIn, bytesOut } of [line, await of(command), await of(upload)])
       for (const value of [ms, bytesIn, bytesOut])
         assert(typeof value === 'number' && value > 0, String(value));
+    const { usage, limits } = line as { usage?: { stdoutBytes: number }; limits?: { wallSeconds: number } };
+    assert.deepEqual([usage?.stdoutBytes, limits?.wallSeconds], [7, 2]);
+    assert.equal((await of(upload))['usage'], undefined);
     const text = await readFile(file, 'utf8');
     assert(!text.includes('s3cret') && !text.includes(server.token));
   });
@@ -240,6 +287,7 @@ describe('a real server', () => {
     assert.equal((await entry('failed'))['outcome'], 'failed');
     const late = await entry('late');
     assert.deepEqual([late['outcome'], late['status']], ['timeout', 408]);
+    assert.deepEqual(late['limit'], { name: 'wallSeconds', value: 2, unit: 'seconds' });
     const gone = await entry('gone');
     assert.deepEqual(
       [gone['outcome'], gone['delivered'], gone['what']],
@@ -288,13 +336,18 @@ describe('a real server', () => {
     const writers = Array.from({ length: 8 }, (_, name) => writer(name));
     for (let rotation = 0; rotation < 8; rotation += 1) {
       await sleep(400);
+      await until(
+        'a line in the new file',
+        async () => ((await stat(file).catch(() => undefined))?.size ?? 0) > 0 || undefined,
+      );
       await exec(program, args, { env: toolEnvironment() });
     }
     await sleep(200);
     stop = true;
     await Promise.all(writers);
-    await entry(sent.at(-1) ?? '');
-    const names = (await readdir(dir)).filter((name) => name.startsWith('audit.log'));
+    // The end of one request may be noted after that of the next.
+    for (const id of sent.slice(-8)) await entry(id);
+    const names = (await readdir(dir)).filter((name) => /^audit\.log(?!\.head)/.test(name));
     assert.equal(names.filter((name) => name.endsWith('.gz')).length, 7, names.join(' '));
     const found = new Map<unknown, number>();
     for (const name of names) {
@@ -304,6 +357,18 @@ describe('a real server', () => {
         found.set(requestId, (found.get(requestId) ?? 0) + 1);
     }
     assert(sent.length > 200);
+    const said: string[] = [];
+    await until('the head', async () => {
+      said.length = 0;
+      return (
+        (await auditCommand(
+          ['verify'],
+          () => file,
+          (line) => said.push(line),
+        )) === 0 || undefined
+      );
+    });
+    assert.match(said.join('\n'), /^PASS .* in 9 files/);
     assert.deepEqual(
       sent.filter((requestId) => found.get(requestId) !== 1),
       [],

@@ -3,6 +3,8 @@ import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
+import { verifyAudit } from '../../src/admin/audit-verify.ts';
+import { parseHead, type Head } from '../../src/gateway/audit-chain.ts';
 import { AuditFile } from '../../src/gateway/audit-file.ts';
 
 const [dir = ''] = process.argv.slice(2);
@@ -49,4 +51,6 @@ await sleep(1500);
 write(50);
 await audit.close();
 const lines = readFileSync(file, 'utf8').split('\n').filter(Boolean);
-process.stdout.write(JSON.stringify({ lines, written: next, slowest, whileFull, errors, logged }));
+const head = parseHead(readFileSync(`${file}.head`, 'utf8')) as Head;
+const verified = await verifyAudit([file], [head]);
+process.stdout.write(JSON.stringify({ verified, lines, written: next, slowest, whileFull, errors, logged }));

@@ -41,6 +41,7 @@ class FakeRun implements LaunchedRun {
   /** Signals, input, and its end. */
   readonly told: (number | string)[] = [];
   alive = true;
+  readonly begun = performance.now();
   readonly ended: Promise<LaunchEnd>;
   #end: (end: LaunchEnd) => void = () => undefined;
 
@@ -90,6 +91,9 @@ class FakeLauncher implements Launcher {
     const run = new FakeRun(slot, plan, sink);
     this.runs.push(run);
     return run;
+  }
+  status() {
+    return { workspaces: 1, zygotes: 1, cells: 2, memoryBytes: 3 };
   }
   close(): Promise<void> {
     assert.ok(!this.runs.some((run) => run.alive), 'no run is alive when the launcher is closed');
@@ -585,6 +589,27 @@ describe('what a run holds', () => {
       meters.map((meter) => meter.finished),
       [1, 1, 1, 1],
     );
+  });
+
+  test('its status, and how long a run has waited', async () => {
+    const calls = [new Call(), new Call()];
+    const run = await launched();
+    const { queue, slots, warm, memoryBytes } = executor.status();
+    assert.deepEqual(
+      [queue, slots],
+      [
+        { waiting: 1, size: 2 },
+        { busy: 1, size: 1 },
+      ],
+    );
+    assert(warm.cells === 2 && memoryBytes > 0);
+    await sleep(30);
+    run.end();
+    (await launched(2)).end();
+    const [first, second] = await Promise.all(calls.map((call) => call.settled));
+    assert((first?.timings?.queueSeconds ?? 1) < (second?.timings?.queueSeconds ?? 0));
+    assert((second?.timings?.queueSeconds ?? 0) >= 0.02);
+    assert.deepEqual(executor.status().slots, { busy: 0, size: 1 });
   });
 
   test('one more than may wait is refused, and nothing of it is left', async () => {

@@ -29,6 +29,10 @@ for (const [words, said] of [
   [['rollback', '--dry-run'], /rollback has no --dry-run; nothing was done/],
   [['restore', '--dry-run', 'file'], /restore has no --dry-run; nothing was done/],
   [['backup', '--dry-run', 'file'], /backup has no --dry-run; nothing was done/],
+  [['audit'], /audit: the word verify must follow/],
+  [['audit', 'repair'], /audit: no such word: repair/],
+  [['audit', 'verify', '--force'], /audit: Unknown option '--force'\n/],
+  [['audit', 'verify', '--head', '7', 'x'], /--head "7": give it as the journal does, SEQ:HASH/],
   [['backup'], /name the file of the backup: noxctl backup FILE/],
   [['restore', 'one', 'two'], /name the file of the backup: noxctl restore FILE/],
 ] as const)

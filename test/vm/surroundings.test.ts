@@ -111,6 +111,7 @@ test('the surroundings of an installed machine', { timeout: 4 * HOURS }, async (
     await m.succeed('systemctl start logrotate.service');
     await works(m);
     assert.equal(await lines(), before + 2);
+    assert.match(await m.succeed('noxctl audit verify'), /^PASS/);
     await m.succeed('test -s /home/nox/nox/logs/audit.log.1 && test -s /home/nox/nox/logs/audit.log');
     assert.equal(await m.succeed('systemctl show -P ExecMainStartTimestamp nox-api nox-runner'), started);
   });

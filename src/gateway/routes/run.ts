@@ -96,7 +96,10 @@ async function collect(executor: Executor, request: RunRequest, reply: FastifyRe
   const stderr: Uint8Array[] = [];
   for await (const event of executor.run(request, reply.server.calls.signal(reply))) {
     if (event.type === 'output') (event.stream === 'stdout' ? stdout : stderr).push(event.data);
-    else if (event.type === 'end') return { result: event.result, stdout, stderr };
+    else if (event.type === 'end') {
+      reply.request.ending.run = { limits: request.limits, result: event.result };
+      return { result: event.result, stdout, stderr };
+    }
   }
   throw new NoxError('runner_unavailable', 'The runner gave no result');
 }

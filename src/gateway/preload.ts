@@ -6,6 +6,7 @@
 import type { Logger } from 'pino';
 import { NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
+import { DEFAULT_LIMITS } from '../protocol/limits.ts';
 import { buildGateway } from './app.ts';
 import { Metrics } from './metrics.ts';
 import { Store } from './store/store.ts';
@@ -32,7 +33,8 @@ export async function preloadGateway(log: Logger): Promise<void> {
   const store = Store.open(':memory:', { runs: 0, days: 0 }, silent);
   const metrics = new Metrics();
   const options = {
-    ...{ token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024, limits },
+    ...{ token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024 },
+    limits: DEFAULT_LIMITS,
     ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
   };
   const app = await buildGateway({ ...options, executor: NOBODY, store, metrics, log: silent });

@@ -98,6 +98,9 @@ export type LimitName = keyof typeof LIMITS;
 export type Limits = Readonly<Record<LimitName, number>>;
 
 export const LIMIT_NAMES = Object.keys(LIMITS) as LimitName[];
+export const DEFAULT_LIMITS = Object.fromEntries(
+  LIMIT_NAMES.map((name) => [name, LIMITS[name].default]),
+) as Limits;
 
 /** Limits as a request may state them: any subset, each within the row's own range. */
 export const LimitsRequest = Type.Partial(

@@ -10,6 +10,7 @@ import { trustOf } from '../../src/gateway/client-address.ts';
 import { NOBODY } from '../support/executor.ts';
 import { post, startServer, type Server } from '../support/server.ts';
 import { until } from '../support/tools.ts';
+import { DEFAULT_LIMITS } from '../../src/protocol/limits.ts';
 
 interface Line {
   readonly client: string;
@@ -33,7 +34,7 @@ async function audited(
     forbidden: [],
     maxBodyBytes: 1024,
     maxUploadBytes: 1024,
-    limits: { cpuSeconds: 1, outputBytes: 1024 },
+    limits: DEFAULT_LIMITS,
     ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
     store: Store.open(':memory:', { runs: 0, days: 0 }, log),
   };

@@ -172,7 +172,11 @@ function make({ slots = 1, disk: watched = disk }: Setting = {}): LocalExecutor 
     slots: { slots, queue: 2, waitSeconds: 60 },
     limits: MAX_LIMITS,
     maxUploadBytes: 1000,
-    handlers: { ask: { runtimes: () => Promise.resolve([]) }, send: {}, fetch: {} },
+    handlers: {
+      ask: { runtimes: () => Promise.resolve([]), status: () => Promise.reject(new Error('not asked')) },
+      send: {},
+      fetch: {},
+    },
     log: pino({ level: 'trace' }, { write: (line: string) => void (logged += line) }),
   });
 }

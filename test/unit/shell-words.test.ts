@@ -11,6 +11,7 @@ import { Store } from '../../src/gateway/store/store.ts';
 import type { Executor } from '../../src/protocol/executor.ts';
 import type { RunRequest } from '../../src/protocol/messages.ts';
 import { NOBODY } from '../support/executor.ts';
+import { DEFAULT_LIMITS } from '../../src/protocol/limits.ts';
 
 /** One Python that answers a line of JSON for each line of JSON: the words, or null where it raises ValueError. */
 const ORACLE = `
@@ -94,7 +95,7 @@ before(async () => {
     forbidden: [],
     maxBodyBytes: 2 ** 20,
     maxUploadBytes: 1,
-    limits: { cpuSeconds: 1, outputBytes: 1024 },
+    limits: DEFAULT_LIMITS,
     ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
     store: Store.open(':memory:', { runs: 0, days: 0 }, log),
     log,

@@ -1,7 +1,7 @@
 /** Opens the gateway's port, and closes it in an orderly way. */
 import { Server, type AddressInfo } from 'node:net';
 import os from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 
 /** @returns the address as a URL, with the port that was really taken */
@@ -36,6 +36,7 @@ const LATE_MS = 1000;
  * time: a connection that breaks without an answer would leave its client in doubt whether the call was made.
  */
 export async function unlisten(app: FastifyInstance): Promise<void> {
+  await accepted(app);
   const late = new AbortController();
   const closed = new Promise<void>((resolve) => {
     // Not that of node:http, which ends connections that have sent nothing yet.
@@ -46,4 +47,22 @@ export async function unlisten(app: FastifyInstance): Promise<void> {
   await Promise.race([closed, sleep(LATE_MS, undefined, { signal: late.signal }).catch(() => undefined)]);
   late.abort();
   await app.close();
+}
+
+/**
+ * Who waits to be accepted when a port is closed is cut off by the kernel: so all of them are accepted first. What
+ * comes in the microseconds between is cut off all the same.
+ */
+async function accepted(app: FastifyInstance): Promise<void> {
+  let came = true;
+  const onConnection = () => {
+    came = true;
+  };
+  app.server.on('connection', onConnection);
+  for (const deadline = performance.now() + LATE_MS; came && performance.now() < deadline;) {
+    came = false;
+    // Of the event loop: what was waiting is accepted before it.
+    await setImmediate();
+  }
+  app.server.off('connection', onConnection);
 }

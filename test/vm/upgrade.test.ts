@@ -9,9 +9,13 @@ import { assertSamePicture, makeNext, noxctl, picture, python, SLOW, start, work
 const HOURS = 3_600_000;
 const LOAD = readFileSync(join(import.meta.dirname, 'guest/load.py'), 'utf8');
 
+const CLIENTS = 3;
+
 interface Load {
   readonly answered: number;
   readonly refused: number;
+  /** Calls that got no answer, because the port was closed before they were accepted. */
+  readonly cut: readonly string[];
   readonly failed: readonly string[];
   /** Seconds. */
   readonly gap: number;
@@ -20,8 +24,8 @@ interface Load {
 /** Does something while three clients call without a pause. */
 async function underLoad(m: Machine, work: () => Promise<unknown>): Promise<Load> {
   await m.write('/root/load.py', LOAD);
-  await m.succeed('rm -f /root/stop');
-  const load = m.succeed('python3 /root/load.py 3 /root/stop', SLOW);
+  await m.succeed('rm -f /root/stop /home/nox/nox/sandbox/ran');
+  const load = m.succeed(`python3 /root/load.py ${CLIENTS} /root/stop`, SLOW);
   try {
     await work();
   } finally {
@@ -54,6 +58,13 @@ test('upgrade and downgrade under load', { timeout: 4 * HOURS }, async (t) => {
       report(t2, what, load);
       assert.match(await version(m), expected);
       assert.deepEqual(load.failed, []);
+      // At most the one that each client had under way, and none of them has run.
+      assert(load.cut.length <= CLIENTS, JSON.stringify(load));
+      const ran = (await m.succeed('cat /home/nox/nox/sandbox/ran')).split('\n');
+      assert.deepEqual(
+        load.cut.filter((call) => ran.includes(call)),
+        [],
+      );
       assert(load.answered > 10, JSON.stringify(load));
       // One restart, not two: emulation is slow, but a gap has no reason to be much longer than that of a restart.
       assert(load.gap < 3 * bare.gap + 10, JSON.stringify({ load, bare }));
@@ -72,9 +83,9 @@ test('upgrade and downgrade under load', { timeout: 4 * HOURS }, async (t) => {
   });
 });
 
-function report(t: TestContext, what: string, { answered, refused, gap }: Load): void {
+function report(t: TestContext, what: string, { answered, refused, cut, gap }: Load): void {
   t.diagnostic(
-    `${what}: ${String(answered)} calls answered, ${String(refused)} connections refused, ${String(gap)} s without an answer`,
+    `${what}: ${String(answered)} calls answered, ${String(refused)} connections refused, ${String(cut.length)} cut off, ${String(gap)} s without an answer`,
   );
 }
 

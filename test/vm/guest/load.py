@@ -2,8 +2,10 @@
 
     load.py CLIENTS STOPFILE
 
-Prints JSON: answered; refused (nothing listened, or the gateway said that it stops: the restart gap); failed, a list of what else went wrong; and gap, the
-longest time in seconds in which no call was answered though some were tried.
+Prints JSON: answered; refused (nothing listened, or the gateway said that it stops: the restart gap); cut, the calls
+whose connection the kernel cut off without an answer (closing a port does that to those who have not been accepted);
+failed, a list of what else went wrong; and gap, the longest time in seconds in which no call was answered though some
+were tried. Each run adds the name of its call to the file `ran`.
 """
 import http.client
 import json
@@ -15,7 +17,7 @@ import time
 clients, stop = int(sys.argv[1]), sys.argv[2]
 token = next(line.split('=', 1)[1].strip().strip('"') for line in open('/etc/default/nox-api') if line.startswith('NOX_API_TOKEN='))
 lock = threading.Lock()
-answered, refused, failed = [], [], []
+answered, refused, cut, failed = [], [], [], []
 
 
 def work(number):
@@ -32,7 +34,7 @@ def work(number):
             time.sleep(0.05)
             continue
         try:
-            body = json.dumps({'code': 'import time; time.sleep(0.2); print(%r)' % want})
+            body = json.dumps({'code': 'import time; open("ran", "a").write(%r + "\\n"); time.sleep(0.2); print(%r)' % (want, want)})
             connection.request('POST', '/run_py', body, {'Authorization': 'Bearer ' + token, 'Content-Type': 'application/json'})
             response = connection.getresponse()
             text = response.read().decode()
@@ -47,6 +49,9 @@ def work(number):
                     failed.append('%d %s' % (response.status, text[:200]))
             if stopping:
                 time.sleep(0.05)
+        except (ConnectionResetError, BrokenPipeError):
+            with lock:
+                cut.append(want)
         except Exception as error:
             with lock:
                 failed.append(repr(error))
@@ -60,4 +65,4 @@ for thread in threads:
 for thread in threads:
     thread.join()
 gaps = [later - earlier for earlier, later in zip(answered, answered[1:])]
-print(json.dumps({'answered': len(answered), 'refused': len(refused), 'failed': failed[:5], 'gap': round(max(gaps, default=0), 2)}))
+print(json.dumps({'answered': len(answered), 'refused': len(refused), 'cut': cut, 'failed': failed[:5], 'gap': round(max(gaps, default=0), 2)}))

@@ -17,7 +17,7 @@ import type { Logger } from 'pino';
 import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
 import type { Limits } from '../protocol/limits.ts';
-import { auditEntry, outcomeOf, type AuditSink } from './audit.ts';
+import { auditEntry, outcomeOf, runEntry, type AuditSink } from './audit.ts';
 import { watchCalls } from './calls.ts';
 import { clientAddress, trustOf } from './client-address.ts';
 import { onEnding, traffic } from './ending.ts';
@@ -203,6 +203,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     ...{ executor, store, log, slots: options.slots, queue: options.backgroundQueue },
     spool: new Spool(options.state, options.keep),
     outputBytes: limits.outputBytes,
+    onEnd: (run) => audit?.write(runEntry(run, limits)),
   });
   app.decorate('book', book);
   v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds });

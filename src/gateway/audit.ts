@@ -4,6 +4,8 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Limits } from '../protocol/limits.ts';
 import type { Head } from './audit-chain.ts';
 import { clientAddress } from './client-address.ts';
+import type { LiveRun } from './runs/live.ts';
+import { outcomeOfRecord } from './runs/record.ts';
 import { traffic } from './ending.ts';
 
 /** Names are a client's own text: of a long one the head is kept. */
@@ -48,6 +50,19 @@ export function auditEntry(
     ...runOf(ending.run, limits),
     ...traffic(request),
     ...(reply.raw.writableFinished ? {} : { delivered: false }),
+  };
+}
+
+/** Of a run that ended when its client was not waiting for it: the request that asked for it has an entry of its own. */
+export function runEntry({ record, request }: LiveRun, limits: Limits): object {
+  const { id, owner, requestId, runtime, workspace, createdAt, endedAt, result, reason, error } = record;
+  return {
+    time: new Date().toISOString(),
+    ...{ requestId, run: id, who: owner, runtime, workspace },
+    outcome: outcomeOfRecord(record) ?? error?.code,
+    ...(reason === undefined ? {} : { reason }),
+    ms: (endedAt ?? createdAt) - createdAt,
+    ...(result === undefined ? {} : runOf({ limits: request.limits, result }, limits)),
   };
 }
 

@@ -30,7 +30,11 @@ export function watchExecutor(
         throw error;
       } finally {
         if (result === undefined) metrics?.runFailed(runtime, failure);
-        else metrics?.runEnded(runtime, result);
+        else {
+          // The runner has it: one of a closed set.
+          metrics?.knowRuntimes([runtime]);
+          metrics?.runEnded(runtime, result);
+        }
         if (tracer !== undefined && span !== undefined) endRun(tracer, span, runtime, result, failure);
       }
     },

@@ -205,6 +205,8 @@ async function run(parts: Parts, { body, principal, request, reply }: RunCall): 
     return stream(parts.book, live.record.id, principal, reply, format, undefined);
   }
   const { run: ended, output } = await parts.book.wait(order, signal);
+  const { result } = ended.record;
+  if (result !== undefined) request.ending.run = { limits: order.request.limits, result };
   return answer(ended, output, reply);
 }
 

@@ -37,6 +37,8 @@ export interface RunBookOptions {
   readonly queue: number;
   /** What is shown of each stream of a run that is kept, in bytes. */
   readonly outputBytes: number;
+  /** Told of the end of each run whose client does not wait for it. */
+  readonly onEnd: (run: LiveRun) => void;
   readonly log: Logger;
 }
 
@@ -46,6 +48,7 @@ export class RunBook implements RunObserver {
   readonly #background: Background;
   readonly #watching = new Watching();
   readonly #live = new Map<string, LiveRun>();
+  readonly #waitedFor = new Set<LiveRun>();
   readonly #admissions = new Map<string, Admission>();
   readonly #tidying: NodeJS.Timeout;
   #stopping = false;
@@ -75,6 +78,7 @@ export class RunBook implements RunObserver {
     const sink = new Collected();
     const run = new LiveRun(this.#keeper.newRecord(order), order.request, new AbortController(), sink, this);
     const off = this.#endWith(run, signal);
+    this.#waitedFor.add(run);
     this.#begin(run, order);
     const done = run.execute(this.#options.executor);
     // The runner is at work meanwhile.
@@ -204,6 +208,7 @@ export class RunBook implements RunObserver {
     this.#keeper.charge(run, this.#admissions.get(id));
     this.#admissions.delete(id);
     this.#watching.ended(id);
+    if (!this.#waitedFor.delete(run)) this.#options.onEnd(run);
     // The answer goes first.
     setImmediate(() => {
       this.#keeper.finish(run.record);

@@ -5,6 +5,14 @@
  * the gateway believes the answers.
  */
 import Type, { type Static } from 'typebox';
+import {
+  FILE_ASK,
+  FILE_FETCH,
+  FILE_SEND,
+  type FileAnswers,
+  type FileFetchAnswers,
+  type FileSendAnswers,
+} from './files.ts';
 
 const Nothing = Type.Object({}, { additionalProperties: false });
 export const RuntimeInfo = Type.Object({
@@ -23,18 +31,16 @@ export const RuntimeInfo = Type.Object({
 export type RuntimeInfo = Static<typeof RuntimeInfo>;
 
 /** A request, an answer. */
-export const ASK = { runtimes: Nothing } as const;
-export interface AskAnswers {
+export const ASK = { runtimes: Nothing, ...FILE_ASK } as const;
+export interface AskAnswers extends FileAnswers {
   readonly runtimes: readonly RuntimeInfo[];
 }
 /** A request and a body, an answer. */
-export const SEND = {} as const;
-// eslint-disable-next-line @typescript-eslint/no-empty-object-type -- to come
-export interface SendAnswers {}
+export const SEND = { ...FILE_SEND } as const;
+export type SendAnswers = FileSendAnswers;
 /** A request, an answer and a body. */
-export const FETCH = {} as const;
-// eslint-disable-next-line @typescript-eslint/no-empty-object-type -- to come
-export interface FetchAnswers {}
+export const FETCH = { ...FILE_FETCH } as const;
+export type FetchAnswers = FileFetchAnswers;
 
 type Table<Schemas, Answers> = {
   readonly [Name in keyof Schemas & keyof Answers]: {

@@ -5,24 +5,30 @@
  * the gateway believes the answers.
  */
 import Type, { type Static } from 'typebox';
+import {
+  FILE_ASK,
+  FILE_FETCH,
+  FILE_SEND,
+  type FileAnswers,
+  type FileFetchAnswers,
+  type FileSendAnswers,
+} from './files.ts';
 import type { RuntimeInfo } from './runtimes.ts';
 import type { RunnerStatus } from './status.ts';
 
 const Nothing = Type.Object({}, { additionalProperties: false });
 /** A request, an answer. */
-export const ASK = { runtimes: Nothing, status: Nothing } as const;
-export interface AskAnswers {
+export const ASK = { runtimes: Nothing, status: Nothing, ...FILE_ASK } as const;
+export interface AskAnswers extends FileAnswers {
   readonly runtimes: readonly RuntimeInfo[];
   readonly status: RunnerStatus;
 }
 /** A request and a body, an answer. */
-export const SEND = {} as const;
-// eslint-disable-next-line @typescript-eslint/no-empty-object-type -- to come
-export interface SendAnswers {}
+export const SEND = { ...FILE_SEND } as const;
+export type SendAnswers = FileSendAnswers;
 /** A request, an answer and a body. */
-export const FETCH = {} as const;
-// eslint-disable-next-line @typescript-eslint/no-empty-object-type -- to come
-export interface FetchAnswers {}
+export const FETCH = { ...FILE_FETCH } as const;
+export type FetchAnswers = FileFetchAnswers;
 
 type Table<Schemas, Answers> = {
   readonly [Name in keyof Schemas & keyof Answers]: {

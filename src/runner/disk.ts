@@ -5,10 +5,8 @@
  * whole has filled by as much as the workspace had left, and every few seconds while runs are alive. Between two
  * counts a run can overshoot by what it writes in that time; RLIMIT_FSIZE bounds each file meanwhile.
  */
-import { execFile } from 'node:child_process';
 import { statfsSync, statSync } from 'node:fs';
-import { promisify } from 'node:util';
-import { BWRAP, rootLinks } from './host.ts';
+import { runConfined } from './confined.ts';
 import { deletedBytes } from './meter.ts';
 
 const TICK_MS = 250;
@@ -148,30 +146,12 @@ export class DiskWatch {
   }
 }
 
-/**
- * Bytes on disk below `path`. Runs can take away all permissions from a directory and still fill it, so du(1) counts
- * as root of a user namespace in which the files' owner is mapped: it may look everywhere, and sees nothing else.
- */
-async function diskUsage(path: string): Promise<number> {
-  const links = [...rootLinks()].flatMap(([name, target]) => ['--symlink', target, name]);
-  const args = [
-    ...[
-      '--unshare-user',
-      '--unshare-pid',
-      '--unshare-net',
-      '--unshare-ipc',
-      '--die-with-parent',
-      '--new-session',
-    ],
-    ...['--uid', '0', '--gid', '0', '--cap-drop', 'ALL', '--cap-add', 'CAP_DAC_READ_SEARCH'],
-    ...['--ro-bind', '/usr', '/usr', ...links, '--ro-bind', path, path],
-    ...['/usr/bin/du', '--summarize', '--one-file-system', '--block-size=1', path],
-  ];
+/** Bytes on disk below `path`, counted by du(1) as nobody but it can: a run may take all permissions from a directory. */
+export async function diskUsage(path: string): Promise<number> {
+  const argv = ['/usr/bin/du', '--summarize', '--one-file-system', '--block-size=1', '/work'];
   // du ends with 1 when a file vanished under it, and has still printed its sum.
-  const { stdout } = await promisify(execFile)(BWRAP, args, { env: {}, maxBuffer: 2 ** 20 }).catch(
-    (error: unknown) => error as { stdout?: string },
-  );
-  const bytes = Number.parseInt(stdout ?? '', 10);
+  const { stdout } = await runConfined(argv, [{ from: path, at: '/work' }], 'read');
+  const bytes = Number.parseInt(stdout, 10);
   if (Number.isNaN(bytes)) throw new Error(`du could not count ${path}`);
   return bytes;
 }

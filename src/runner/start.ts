@@ -9,6 +9,7 @@ import { ownNode } from '../state.ts';
 import { CgroupMeter, delegateCgroup, openCgroup, type CgroupState } from './cgroup.ts';
 import { runChecks, type Check } from './check.ts';
 import { LocalExecutor } from './executor.ts';
+import { fileHandlers } from './file-handlers.ts';
 import { choosePython } from './host.ts';
 import { ZygoteLauncher } from './launcher.ts';
 import { ProcMeter } from './meter.ts';
@@ -85,15 +86,20 @@ export async function startRunner(config: Config, log: Logger): Promise<StartedR
   const failed = runChecks(config, cgroup).filter((check) => !check.pass);
   if (failed.length > 0) throw new UnfitError(failed.map(explain).join('\n'));
   const context = await makeContext(config, cgroup, log);
+  const files = fileHandlers(context.workspaces, config.maxUploadBytes);
   const executor: LocalExecutor = new LocalExecutor({
     context,
     slots: { slots: config.slots, queue: config.queue, waitSeconds: config.queueWaitSeconds },
     limits: config.limits,
     maxUploadBytes: config.maxUploadBytes,
     handlers: {
-      ask: { runtimes: () => probe.list(), status: () => Promise.resolve(executor.status()) },
-      send: {},
-      fetch: {},
+      ask: {
+        runtimes: () => probe.list(),
+        status: () => Promise.resolve(executor.status()),
+        ...files.ask,
+      },
+      send: files.send,
+      fetch: files.fetch,
     },
     log,
   });

@@ -1,7 +1,6 @@
 /**
- * Files of a workspace, without races: a run can swap any name for a link at any moment, so nothing is checked by
- * name and then opened by name. Every directory is opened from its parent's descriptor, following no link
- * (openat(2) by way of /proc/self/fd, as Node has no openat); a link inside the workspace is read and walked here.
+ * How files take their places in a workspace, without races: a run can swap any name for a link at any moment, so
+ * nothing is checked by name and then opened by name (walk.ts).
  *
  * Names are handled by synchronous calls (microseconds each, and a request needs a dozen), data by asynchronous ones.
  */
@@ -22,33 +21,40 @@ import {
   readdirSync,
   readFileSync,
   readSync,
-  readlinkSync,
   renameSync,
   unlinkSync,
   writeFileSync,
   writeSync,
-  type Stats,
+  type BigIntStats,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
-import { NAME_MAX, PATH_MAX } from '../protocol/messages.ts';
+import { PATH_MAX } from '../protocol/messages.ts';
+import { badPath, bytesOf, fileNames, textOf } from './names.ts';
+import {
+  at,
+  conflict,
+  errorCode,
+  openDirectory,
+  openFile,
+  openPlace,
+  self,
+  Walk,
+  withAccess,
+} from './walk.ts';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants;
-/** open(2); Node does not export it. The same on x86_64 and aarch64. */
-const O_PATH = 0o10000000;
-/** path_resolution(7): the kernel's own bound. */
-const LINKS_MAX = 40;
 const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;
 /** Holds the path over whose content the temporary file of the same number is being copied. */
 const REDO = /^\.nox-[0-9a-f]{24}\.redo$/;
 /** No file of anybody was changed at 1970-01-01T00:12:19Z. It marks a placeholder of ours. */
 const PLACEHOLDER_TIME = 739;
 const CLAIM_TRIES = 32;
-/** How often permissions that a run keeps taking away are given back. */
-const ACCESS_TRIES = 5;
 const COPY_PIECE = 1024 * 1024;
+
+type Body = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 /** Where the bytes of a workspace are taken from, before they are written (disk.ts). */
 export interface Room {
@@ -58,25 +64,30 @@ export interface Room {
 }
 
 /**
- * Splits a client's path into names.
+ * Splits a path of the four calls into names, as text: half of a surrogate pair is U+FFFD there.
  *
  * @throws NoxError `invalid_path` for an empty or over-long path, NUL, `..`, or a path that names a directory
  */
 export function pathNames(path: string): string[] {
-  if (path.includes('\0')) throw badPath(path, 'contains NUL');
-  if (Buffer.byteLength(path) > PATH_MAX) throw badPath(path, `is longer than ${String(PATH_MAX)} bytes`);
-  const names = path.split('/').filter((name) => name !== '' && name !== '.');
-  if (names.length === 0) throw badPath(path, 'is empty');
-  if (names.includes('..')) throw badPath(path, 'contains `..`');
-  if (path.endsWith('/') || path.endsWith('/.')) throw badPath(path, 'names a directory');
-  if (names.some((name) => Buffer.byteLength(name) > NAME_MAX)) {
-    throw badPath(path, `has a name longer than ${String(NAME_MAX)} bytes`);
-  }
-  return names;
+  return fileNames(path.toWellFormed()).map(textOf);
 }
 
-function badPath(path: string, why: string): NoxError {
-  return new NoxError('invalid_path', `path ${JSON.stringify(path.slice(0, 200))}: ${why}`);
+/** How a file takes its place. */
+export interface Replacing {
+  /** Permissions; `keep`: those of the file that is replaced. Without either, what the umask leaves. */
+  readonly mode?: number | 'keep' | undefined;
+  /** Is given what stands there, at the last moment; throws where that must not be replaced. */
+  readonly check?: (there: BigIntStats | undefined) => void;
+  /** Only where nothing stands. */
+  readonly exclusive?: boolean;
+}
+
+export interface Written {
+  /** From the root, without links. */
+  readonly names: readonly string[];
+  readonly bytes: number;
+  /** The file itself, to be asked about and then closed. */
+  readonly place: number;
 }
 
 export class Workspace {
@@ -110,7 +121,7 @@ export class Workspace {
    */
   sweep(): void {
     this.#withRoot((root) => {
-      const names = readdirSync(self(root));
+      const names = readdirSync(self(root), 'latin1');
       for (const name of names.filter((each) => REDO.test(each))) this.#redo(root, name);
       for (const name of names.filter((each) => TEMPORARY.test(each))) unlinkIfPossible(at(root, name));
       for (const name of names) removePlaceholder(root, name);
@@ -126,12 +137,25 @@ export class Workspace {
    * @throws NoxError `invalid_path`, `workspace_full`, `workspace_conflict`; what `body` throws; the errors of a
    *   machine that is full or broken
    */
-  async write(
+  async write(path: string, body: Body, room: Room): Promise<{ saved: string; bytes: number }> {
+    const names = pathNames(path).map(bytesOf);
+    const written = await this.replace(path, names, body, room);
+    closeSync(written.place);
+    return { saved: join(this.shown, ...written.names.map(textOf)), bytes: written.bytes };
+  }
+
+  /**
+   * The same, for names as bytes.
+   *
+   * @param path for messages
+   */
+  async replace(
     path: string,
-    body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    names: readonly string[],
+    body: Body,
     room: Room,
-  ): Promise<{ saved: string; bytes: number }> {
-    const names = pathNames(path);
+    how: Replacing = {},
+  ): Promise<Written> {
     this.prepare();
     const root = openDirectory(this.path);
     const number = randomBytes(12).toString('hex');
@@ -140,8 +164,7 @@ export class Workspace {
     try {
       const bytes = await writeAndSync(temporary, body, room);
       try {
-        const saved = await this.#putInPlace(root, walk, names, `.nox-${number}`);
-        return { saved, bytes };
+        return { ...(await this.#putInPlace(root, walk, path, names, `.nox-${number}`, how)), bytes };
       } catch (error) {
         room.giveBack(bytes);
         throw conflict(path, error);
@@ -155,20 +178,57 @@ export class Workspace {
     }
   }
 
-  async #putInPlace(root: number, walk: Walk, names: readonly string[], stem: string): Promise<string> {
-    const { dir, name, saved } = walk.to(names);
+  async #putInPlace(
+    root: number,
+    walk: Walk,
+    path: string,
+    names: readonly string[],
+    stem: string,
+    how: Replacing,
+  ): Promise<{ names: readonly string[]; place: number }> {
+    const place = walk.to(names, { make: true });
+    const { dir, name, stats } = place;
+    if (name === '.' || stats?.isDirectory() === true) throw badPath(path, 'is a directory');
+    how.check?.(stats);
     const temporary = at(root, `${stem}.tmp`);
-    if (this.#claims.has(relative(this.shown, saved))) {
-      withAccess(dir, () => {
-        replaceContent(at(dir, name), temporary, at(root, `${stem}.redo`), saved);
-      });
-    } else {
-      withAccess(dir, () => {
-        renameSync(temporary, at(dir, name));
-      });
-      await syncDirectory(dir);
+    let file = openPlace(temporary);
+    try {
+      const mode = how.mode !== 'keep' ? how.mode : stats?.isFile() === true ? Number(stats.mode) : undefined;
+      if (mode !== undefined) chmodSync(self(file), mode & 0o777);
+      if (how.exclusive === true) {
+        withAccess(dir, () => {
+          linkSync(temporary, at(dir, name));
+        });
+        unlinkIfPossible(temporary, root);
+        await syncDirectory(dir);
+      } else if (this.isHeld(place.names)) {
+        const saved = join(this.shown, ...place.names.map(textOf));
+        withAccess(dir, () => {
+          replaceContent(at(dir, name), temporary, at(root, `${stem}.redo`), saved);
+        });
+        closeSync(file);
+        file = openPlace(at(dir, name));
+      } else {
+        withAccess(dir, () => {
+          renameSync(temporary, at(dir, name));
+        });
+        await syncDirectory(dir);
+      }
+      return { names: place.names, place: file };
+    } catch (error) {
+      closeSync(file);
+      throw error;
     }
-    return saved;
+  }
+
+  /** Whether a run is alive whose code is mounted there. */
+  isHeld(names: readonly string[]): boolean {
+    return this.#claims.has(names.map(textOf).join('/'));
+  }
+
+  /** Whether it is an empty file that only stands in for the code of runs. */
+  isPlaceholder(name: string): boolean {
+    return this.#placeholders.has(name);
   }
 
   /**
@@ -222,7 +282,7 @@ export class Workspace {
     try {
       const saved = readNote(at(root, name));
       walk = new Walk(this.shown, root, saved);
-      const place = walk.to(pathNames(relative(this.shown, saved)));
+      const place = walk.to(pathNames(relative(this.shown, saved)).map(bytesOf), { make: true });
       renameSync(at(root, name.replace(/redo$/, 'tmp')), at(place.dir, place.name));
     } catch {
       // Its directory is gone, the copy was finished, or it is no note of ours: nothing is left to do.
@@ -243,133 +303,7 @@ export class Workspace {
   }
 }
 
-const at = (dir: number, name: string): string => `/proc/self/fd/${String(dir)}/${name}`;
-const self = (dir: number): string => `/proc/self/fd/${String(dir)}`;
-const errorCode = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error);
-const openDirectory = (path: string): number => openSync(path, O_PATH | O_DIRECTORY | O_NOFOLLOW);
-
-/** Walks from the workspace's root to where a file is to stand, one opened directory after the other. */
-class Walk {
-  readonly #workspace: string;
-  readonly #root: number;
-  readonly #path: string;
-  #dirs: { readonly fd: number; readonly name: string }[] = [];
-
-  constructor(workspace: string, root: number, path: string) {
-    this.#workspace = workspace;
-    this.#root = root;
-    this.#path = path;
-  }
-
-  /** Makes the directories that are missing. The last name was no link and no directory when it was looked at. */
-  to(names: readonly string[]): { dir: number; name: string; saved: string } {
-    const todo = [...names];
-    let links = 0;
-    for (;;) {
-      const name = todo.shift();
-      if (name === undefined) throw badPath(this.#path, 'is a directory');
-      if (name === '..') {
-        this.#up();
-        continue;
-      }
-      const dir = this.#dirs.at(-1)?.fd ?? this.#root;
-      const stats = withAccess(dir, () => lstatSync(at(dir, name), { throwIfNoEntry: false }));
-      if (stats?.isSymbolicLink() === true) {
-        links += 1;
-        if (links > LINKS_MAX) throw badPath(this.#path, 'has too many symbolic links');
-        todo.unshift(...this.#linkNames(dir, name));
-      } else if (todo.length > 0) {
-        this.#dirs.push({ fd: this.#enter(dir, name, stats), name });
-      } else {
-        if (stats?.isDirectory() === true) throw badPath(this.#path, 'is a directory');
-        return { dir, name, saved: join(this.#workspace, ...this.#dirs.map((each) => each.name), name) };
-      }
-    }
-  }
-
-  close(): void {
-    for (const { fd } of this.#dirs.splice(0)) closeSync(fd);
-  }
-
-  #up(): void {
-    const left = this.#dirs.pop();
-    if (left === undefined) throw this.#leaves();
-    closeSync(left.fd);
-  }
-
-  #enter(dir: number, name: string, stats: Stats | undefined): number {
-    if (stats !== undefined && !stats.isDirectory()) {
-      throw badPath(this.#path, `${JSON.stringify(name)} is not a directory`);
-    }
-    try {
-      if (stats === undefined) withAccess(dir, () => mkdirSync(at(dir, name)));
-      return openDirectory(at(dir, name));
-    } catch (error) {
-      if (!['EEXIST', 'ENOTDIR', 'ELOOP', 'ENOENT'].includes(errorCode(error))) throw error;
-      throw badPath(this.#path, `${JSON.stringify(name)} was changed while it was opened`);
-    }
-  }
-
-  /** The names that a link stands for; an absolute one that stays inside starts at the root again. */
-  #linkNames(dir: number, name: string): string[] {
-    let target: string;
-    try {
-      target = readlinkSync(at(dir, name));
-    } catch {
-      throw badPath(this.#path, `${JSON.stringify(name)} was changed while it was read`);
-    }
-    if (target.startsWith('/')) {
-      if (!`${target}/`.startsWith(`${this.#workspace}/`)) throw this.#leaves();
-      target = target.slice(this.#workspace.length);
-      this.close();
-    }
-    return target.split('/').filter((each) => each !== '' && each !== '.');
-  }
-
-  #leaves(): NoxError {
-    return badPath(this.#path, 'has a symbolic link that leaves the workspace');
-  }
-}
-
-/** A run may have taken all permissions from a directory; its owner, the runner's user, can give them back. */
-function withAccess<T>(dir: number, action: () => T): T {
-  for (let tries = 1; ; tries += 1) {
-    try {
-      return action();
-    } catch (error) {
-      if (errorCode(error) !== 'EACCES' || tries === ACCESS_TRIES) throw error;
-      chmodSync(self(dir), 0o755);
-    }
-  }
-}
-
-/** What runs can bring about by changing names while a file is put in its place; none of it is the machine's fault. */
-const BY_RUNS = [
-  'EACCES',
-  'EPERM',
-  'ENOENT',
-  'EEXIST',
-  'EISDIR',
-  'ENOTDIR',
-  'ENOTEMPTY',
-  'ENXIO',
-  'ELOOP',
-  'EINVAL',
-];
-
-function conflict(path: string, error: unknown): unknown {
-  if (errorCode(error) === 'ENAMETOOLONG')
-    return badPath(path, 'has a symbolic link with a name that is too long');
-  if (!BY_RUNS.includes(errorCode(error))) return error;
-  const message = `path ${JSON.stringify(path.slice(0, 200))}: was changed by a run meanwhile`;
-  return new NoxError('workspace_conflict', message, { cause: error });
-}
-
-async function writeAndSync(
-  path: string,
-  body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  room: Room,
-): Promise<number> {
+async function writeAndSync(path: Buffer, body: Body, room: Room): Promise<number> {
   const file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o666);
   let bytes = 0;
   try {
@@ -397,11 +331,11 @@ async function writeAndSync(
  * Copies one file over another without giving it a new place in its directory. `redo` makes a crash in the middle
  * good: `sweep` finishes what it names. In one go, so that no other request sees half of it.
  */
-function replaceContent(target: string, source: string, redo: string, saved: string): void {
+function replaceContent(target: Buffer, source: Buffer, redo: Buffer, saved: string): void {
   const from = openSync(source, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   let to: number | undefined;
   try {
-    to = openForWriting(target);
+    to = openFile(target, 'write');
     writeFileSync(redo, saved, { flag: 'wx', mode: 0o600, flush: true });
     const piece = Buffer.alloc(COPY_PIECE);
     let size = 0;
@@ -419,21 +353,8 @@ function replaceContent(target: string, source: string, redo: string, saved: str
   unlinkIfThere(redo);
 }
 
-/** Opens a regular file, giving back the permission to write that a run may have taken from it. */
-function openForWriting(path: string): number {
-  const place = openSync(path, O_PATH | O_NOFOLLOW);
-  try {
-    const stats = fstatSync(place);
-    if (!stats.isFile()) throw Object.assign(new Error('no regular file'), { code: 'EINVAL' });
-    if ((stats.mode & 0o200) === 0) chmodSync(self(place), (stats.mode & 0o777) | 0o200);
-    return openSync(self(place), O_WRONLY);
-  } finally {
-    closeSync(place);
-  }
-}
-
 /** The path that a note holds: whoever made it, a regular file of at most PATH_MAX bytes. */
-function readNote(path: string): string {
+function readNote(path: Buffer): string {
   const fd = openSync(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   try {
     const stats = fstatSync(fd);
@@ -473,7 +394,7 @@ function standsAsFile(root: number, name: string): boolean {
 }
 
 /** For what is not worth an error: a run may have put anything in its place. */
-function unlinkIfPossible(path: string, dir?: number): void {
+export function unlinkIfPossible(path: Buffer, dir?: number): void {
   try {
     if (dir === undefined) unlinkSync(path);
     else
@@ -502,12 +423,12 @@ function removePlaceholder(root: number, name: string): void {
   unlinkIfThere(aside);
 }
 
-function isPlaceholder(path: string): boolean {
+function isPlaceholder(path: Buffer): boolean {
   const stats = lstatSync(path, { throwIfNoEntry: false });
   return stats?.isFile() === true && stats.size === 0 && stats.mtimeMs === PLACEHOLDER_TIME * 1000;
 }
 
-function unlinkIfThere(path: string): void {
+function unlinkIfThere(path: Buffer): void {
   try {
     unlinkSync(path);
   } catch (error) {

@@ -1,0 +1,56 @@
+import { NoxError } from '../protocol/errors.ts';
+
+/**
+ * The bytes that follow an answer. What they are read from is let go of once: at the end, when the reader leaves, or,
+ * if nobody begins to read, when the call is aborted.
+ */
+export class Body implements AsyncIterable<Uint8Array> {
+  readonly #source: AsyncGenerator<Uint8Array>;
+  readonly #signal: AbortSignal;
+  readonly #release: () => void;
+  #begun = false;
+  #released = false;
+
+  constructor(source: AsyncGenerator<Uint8Array>, release: () => void, signal: AbortSignal) {
+    this.#source = source;
+    this.#signal = signal;
+    this.#release = () => {
+      if (this.#released) return;
+      this.#released = true;
+      release();
+    };
+    const onAbort = () => {
+      // Not under a read that is under way: its descriptor could be another file's by then.
+      if (!this.#begun) this.#release();
+    };
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
+    const iterate = this.#iterate();
+    return {
+      next: () => {
+        this.#begun = true;
+        return iterate.next();
+      },
+      return: async () => {
+        // A generator that has not begun would not run its `finally`.
+        if (!this.#begun) this.#release();
+        await iterate.return(undefined);
+        return { done: true, value: undefined };
+      },
+    };
+  }
+
+  async *#iterate(): AsyncGenerator<Uint8Array> {
+    try {
+      for await (const piece of this.#source) {
+        yield piece;
+        if (this.#signal.aborted) throw new NoxError('cancelled', 'The download was cancelled');
+      }
+    } finally {
+      this.#release();
+    }
+  }
+}

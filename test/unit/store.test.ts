@@ -289,9 +289,9 @@ test('a full disk: told by name, nothing lost, reading goes on, and so does writ
   rmSync(small, { recursive: true });
   const told = JSON.parse(stdout) as {
     accepted: string[];
-    before: number;
     acceptedWhileFull: number;
     visible: number;
+    letIn: boolean;
     refusals: string[];
     refusedWhileFull: number;
     queued: string[];
@@ -305,6 +305,7 @@ test('a full disk: told by name, nothing lost, reading goes on, and so does writ
       /^internal: The server's state cannot be written, because its disk is full: .*NOX_STATE/,
     );
   assert.equal(told.visible, told.acceptedWhileFull);
+  assert.ok(told.letIn, 'a token is let in, though its use cannot be noted');
   assert.equal(told.accepted.length, told.acceptedWhileFull + 20, 'with room again, all are taken');
   assert.equal(told.refusals.length, told.refusedWhileFull);
   assert.deepEqual(told.queued, told.accepted);

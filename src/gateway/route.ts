@@ -32,8 +32,8 @@ export interface RouteInfo {
   /** In bytes, where NOX_MAX_BODY is not right. */
   readonly bodyLimit?: number;
   /**
-   * Status → body, the usual one first. `Type.Null()`: none. What is no JSON is a `Type.String` with
-   * `contentMediaType`.
+   * Status → body; the lowest status is that of success. `Type.Null()`: no body. What is no JSON is a `Type.String`
+   * with `contentMediaType`.
    */
   readonly answers: Readonly<Record<number, TSchema>>;
   /** Those of its own; `addRoute` adds what its other members imply. */
@@ -63,6 +63,11 @@ export function closed<T extends TProperties>(properties: T) {
   return Type.Object(properties, { additionalProperties: false });
 }
 
+/** The same, where no member must be there. */
+export function closedPartial<T extends TProperties>(properties: T) {
+  return Type.Partial(Type.Object(properties), { additionalProperties: false });
+}
+
 /** Query of every list. The answer has the `after` of the next page as `next`, `null` at the end. */
 export const PageQuery = {
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
@@ -87,6 +92,8 @@ export function addRoute<P extends TObject, Q extends TObject, B extends TSchema
   route: Route<P, Q, B>,
 ): void {
   const { method, url, scope, bodyLimit, handler, ...rest } = route;
+  const query: TObject = route.query ?? NOTHING;
+  for (const schema of [route.params, query, route.body]) mustBeClosed(schema, `${method} ${url}`);
   app.routes.push({
     ...rest,
     method,
@@ -94,7 +101,6 @@ export function addRoute<P extends TObject, Q extends TObject, B extends TSchema
     scope,
     errors: [...new Set([...implied(route), ...route.errors])],
   });
-  const query: TObject = route.query ?? NOTHING;
   const checkQuery = validator(query);
   const checkParams = route.params === undefined ? undefined : validator(route.params);
   const checkBody = route.body === undefined ? undefined : validator(route.body);
@@ -135,6 +141,15 @@ function implied({ scope, body }: RouteInfo): readonly ErrorCode[] {
     ...(scope === 'any' ? [] : (['forbidden'] as const)),
     ...(body === undefined ? [] : (['payload_too_large'] as const)),
   ];
+}
+
+/** @throws Error at the start of the program, for an object that would take members that nobody looks at */
+function mustBeClosed(schema: unknown, where: string): void {
+  if (typeof schema !== 'object' || schema === null) return;
+  const { type, additionalProperties } = schema as { type?: unknown; additionalProperties?: unknown };
+  if (type === 'object' && additionalProperties !== false && !('patternProperties' in schema))
+    throw new Error(`${where}: its schema has an object that is not closed`);
+  for (const part of Object.values(schema)) mustBeClosed(part, where);
 }
 
 type Texts = Readonly<Record<string, string | readonly string[]>>;

@@ -157,6 +157,13 @@ for (const split of [false, true]) {
       assert.deepEqual([changed.name, changed.scopes], ['n', ['files']]);
       refused(await run(secret), 403, 'forbidden');
       assert.deepEqual(fits(Token, await call('PATCH', `/v1/tokens/${id}`, {})).scopes, ['files']);
+      for (const [member, value] of Object.entries({ id: 'admin', revoked: null, hash: 'x', created: 1 }))
+        refused(
+          await call('PATCH', `/v1/tokens/${id}`, { [member]: value }),
+          422,
+          'invalid_request',
+          new RegExp(`^${member}: no such member`),
+        );
     });
 
     test('self: what am I allowed, how much is left', async () => {

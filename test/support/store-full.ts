@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { pino } from 'pino';
 import { newRunId } from '../../src/gateway/store/ids.ts';
 import { Store } from '../../src/gateway/store/store.ts';
+import { Authenticator } from '../../src/gateway/tokens.ts';
 import { NoxError } from '../../src/protocol/errors.ts';
 
 const [dir = ''] = process.argv.slice(2);
@@ -32,8 +33,9 @@ const accept = (): boolean => {
   }
 };
 
+const rights = { scopes: ['run'] as const, runtimes: null, workspaces: null, quotas: {}, expires: null };
+const { token, secret } = store.tokens.create({ name: 'n', ...rights });
 for (let each = 0; each < 20; each += 1) accept();
-const before = accepted.length;
 try {
   for (;;) writeFileSync(filler, Buffer.alloc(4096), { flag: 'a' });
 } catch {
@@ -42,7 +44,7 @@ try {
 // What the file has already been given is still used.
 for (let each = 0; each < 1000 && accept(); each += 1);
 for (let each = 0; each < 20; each += 1) accept();
-// To look at something works, and to authenticate must not fail for want of a note of it.
+// To look at something works, and to come in: that its use cannot be noted keeps no token out.
 const visible = accepted.filter((id) => {
   try {
     return store.runs.get(id, admin as never).state === 'queued';
@@ -50,6 +52,8 @@ const visible = accepted.filter((id) => {
     return false;
   }
 }).length;
+const { id: whileFull } = new Authenticator('x', store.tokens).authenticate(`Bearer ${secret}`);
+const letIn = whileFull === token.id && store.tokens.get(token.id).used === null;
 store.usage.add('admin', 5000);
 store.usage.flush();
 const refusedWhileFull = refusals.length;
@@ -66,9 +70,9 @@ const errors = logged.filter((line) => line.includes('"level":50')).length;
 process.stdout.write(
   JSON.stringify({
     accepted,
-    before,
     acceptedWhileFull,
     visible,
+    letIn,
     refusals,
     refusedWhileFull,
     queued,

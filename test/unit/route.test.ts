@@ -3,7 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import Fastify, { type FastifyInstance } from 'fastify';
 import Type from 'typebox';
 import { ADMIN } from '../../src/gateway/principal.ts';
-import { addRoute, closed, keepRoutes, PageQuery } from '../../src/gateway/route.ts';
+import { addRoute, closed, keepRoutes, PageQuery, type RouteInfo } from '../../src/gateway/route.ts';
 import { ERRORS, NoxError } from '../../src/protocol/errors.ts';
 
 interface Seen {
@@ -131,8 +131,25 @@ describe('addRoute', () => {
     assert.deepEqual([answer.statusCode, answer.body], [204, '']);
   });
 
+  test('a schema that would take members that nobody looks at is refused at the start', () => {
+    const Open = Type.Object({});
+    for (const body of [
+      Open,
+      closed({ a: Open }),
+      closed({ a: Type.Array(Type.Union([Open, Type.Null()])) }),
+    ]) {
+      assert.throws(() => {
+        addRoute(Fastify(), {
+          ...{ method: 'POST', url: '/x', summary: '', scope: 'any', answers: {}, errors: [] },
+          body,
+          handler: () => undefined,
+        });
+      }, /POST \/x: its schema has an object that is not closed/);
+    }
+  });
+
   test('the descriptions are kept, with the errors that their members imply', () => {
-    const [first, second] = app.routes;
+    const [first, second]: readonly RouteInfo[] = app.routes;
     assert.deepEqual(
       app.routes.map(({ method, url }) => `${method} ${url}`),
       ['POST /things/:id', 'DELETE /things'],

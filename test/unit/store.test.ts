@@ -38,7 +38,8 @@ const log = pino({ level: 'silent' });
 const KEEP = { runs: 1e6, days: 30 };
 const DAY_MS = 86_400_000;
 const ALICE: Principal = { ...ADMIN, id: 'tok_alice', scopes: new Set(['run']) };
-const support = (name: string) => fileURLToPath(new URL(`../support/${name}`, import.meta.url));
+const WRITER = fileURLToPath(new URL('../support/store-writer.ts', import.meta.url));
+const FULL = fileURLToPath(new URL('../support/store-full.ts', import.meta.url));
 
 let dir: string;
 let store: Store;
@@ -61,7 +62,7 @@ afterEach(() => {
 async function startWriter(): Promise<{ readonly child: ChildProcess; readonly told: () => string }> {
   const path = join(dir, '..', 'told');
   const out = openSync(path, 'w');
-  const child = spawn(process.execPath, [support('store-writer.ts'), dir], {
+  const child = spawn(process.execPath, [WRITER, dir], {
     stdio: ['ignore', out, 'inherit'],
   });
   closeSync(out);
@@ -280,7 +281,7 @@ test('a full disk: told by name, nothing lost, reading goes on, and so does writ
     [
       ...['--bind', '/', '/', '--dev', '/dev', '--size', '4194304', '--tmpfs', small],
       process.execPath,
-      support('store-full.ts'),
+      FULL,
       small,
     ],
     { maxBuffer: 1 << 24 },
@@ -288,9 +289,9 @@ test('a full disk: told by name, nothing lost, reading goes on, and so does writ
   rmSync(small, { recursive: true });
   const told = JSON.parse(stdout) as {
     accepted: string[];
-    before: number;
     acceptedWhileFull: number;
     visible: number;
+    letIn: boolean;
     refusals: string[];
     refusedWhileFull: number;
     queued: string[];
@@ -304,6 +305,7 @@ test('a full disk: told by name, nothing lost, reading goes on, and so does writ
       /^internal: The server's state cannot be written, because its disk is full: .*NOX_STATE/,
     );
   assert.equal(told.visible, told.acceptedWhileFull);
+  assert.ok(told.letIn, 'a token is let in, though its use cannot be noted');
   assert.equal(told.accepted.length, told.acceptedWhileFull + 20, 'with room again, all are taken');
   assert.equal(told.refusals.length, told.refusedWhileFull);
   assert.deepEqual(told.queued, told.accepted);

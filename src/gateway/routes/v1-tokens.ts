@@ -4,7 +4,7 @@ import Type, { type Static } from 'typebox';
 import { NoxError } from '../../protocol/errors.ts';
 import { SCOPES, type Quotas } from '../principal.ts';
 import type { Quota } from '../quota.ts';
-import { addRoute, closed, PAGE_DEFAULT, PageQuery } from '../route.ts';
+import { addRoute, closed, closedPartial, PAGE_DEFAULT, PageQuery } from '../route.ts';
 import type { Store } from '../store/store.ts';
 import type { TokenRecord, TokenRights } from '../store/tokens.ts';
 
@@ -26,16 +26,14 @@ const QUOTAS = {
   cpuSecondsPerDay: Type.Integer({ minimum: 1, maximum: 100_000_000 }),
   storageBytes: Type.Integer({ minimum: 0, maximum: 2 ** 53 - 1 }),
 };
-const QuotasAnswer = Type.Partial(closed(QUOTAS));
+const QuotasAnswer = closedPartial(QUOTAS);
 /** null takes one away. */
-const QuotasChange = Type.Partial(
-  closed({
-    concurrentRuns: orNull(QUOTAS.concurrentRuns),
-    runsPerMinute: orNull(QUOTAS.runsPerMinute),
-    cpuSecondsPerDay: orNull(QUOTAS.cpuSecondsPerDay),
-    storageBytes: orNull(QUOTAS.storageBytes),
-  }),
-);
+const QuotasChange = closedPartial({
+  concurrentRuns: orNull(QUOTAS.concurrentRuns),
+  runsPerMinute: orNull(QUOTAS.runsPerMinute),
+  cpuSecondsPerDay: orNull(QUOTAS.cpuSecondsPerDay),
+  storageBytes: orNull(QUOTAS.storageBytes),
+});
 
 const RIGHTS = {
   scopes: Scopes,
@@ -53,7 +51,7 @@ const TokenCreate = closed({
   expires: Type.Optional(RIGHTS.expires),
   quotas: Type.Optional(RIGHTS.quotas),
 });
-const TokenChange = Type.Partial(closed({ name: Name, ...RIGHTS }));
+const TokenChange = closedPartial({ name: Name, ...RIGHTS });
 const TokenRotation = closed({
   overlapSeconds: Type.Optional(Type.Integer({ minimum: 0, maximum: OVERLAP_MAX_SECONDS, default: 0 })),
 });

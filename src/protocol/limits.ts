@@ -103,18 +103,19 @@ export const DEFAULT_LIMITS = Object.fromEntries(
 ) as Limits;
 
 /** Limits as a request may state them: any subset, each within the row's own range. */
-export const LimitsRequest = Type.Partial(
-  Type.Object({
-    wallSeconds: limitNumber('wallSeconds'),
-    cpuSeconds: limitNumber('cpuSeconds'),
-    memoryBytes: limitNumber('memoryBytes'),
-    tmpBytes: limitNumber('tmpBytes'),
-    processes: limitNumber('processes'),
-    openFiles: limitNumber('openFiles'),
-    fileBytes: limitNumber('fileBytes'),
-    workspaceBytes: limitNumber('workspaceBytes'),
-    outputBytes: limitNumber('outputBytes'),
-  }),
+export const LimitsRequest = Type.Object(
+  {
+    wallSeconds: Type.Optional(limitNumber('wallSeconds')),
+    cpuSeconds: Type.Optional(limitNumber('cpuSeconds')),
+    memoryBytes: Type.Optional(limitNumber('memoryBytes')),
+    tmpBytes: Type.Optional(limitNumber('tmpBytes')),
+    processes: Type.Optional(limitNumber('processes')),
+    openFiles: Type.Optional(limitNumber('openFiles')),
+    fileBytes: Type.Optional(limitNumber('fileBytes')),
+    workspaceBytes: Type.Optional(limitNumber('workspaceBytes')),
+    outputBytes: Type.Optional(limitNumber('outputBytes')),
+  },
+  { additionalProperties: false },
 );
 export type LimitsRequest = Static<typeof LimitsRequest>;
 

@@ -43,8 +43,6 @@ function explain(value: unknown, all: readonly SchemaError[]): string {
     return `${unknown.map(({ instancePath }) => cut(fieldName(instancePath))).join(', ')}: no such member`;
   }
   const name = fieldName(error.instancePath);
-  // So a strict schema says that it has no such member.
-  if (error.keyword === 'boolean') return `${name}: no such field`;
   const shown = show(valueAt(value, error.instancePath));
   const same = errors.filter((each) => each.instancePath === error.instancePath && each.keyword !== 'anyOf');
   const joined = all.some((each) => each.keyword === 'anyOf' && each.instancePath === error.instancePath);

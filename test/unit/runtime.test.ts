@@ -136,13 +136,13 @@ describe('the administrator’s', () => {
     null: ['null', /zig\.json: .*must be object/],
     'a member that is missing': [without('hello'), /zig\.json: hello: missing/],
     'no run and no builtin': [without('run'), /zig\.json: run: missing/],
-    'a member that nobody knows': [{ ...ZIG, runn: ['x'] }, /zig\.json: runn: no such field/],
+    'a member that nobody knows': [{ ...ZIG, runn: ['x'] }, /zig\.json: runn: no such member/],
     'one below': [
       { ...ZIG, version: { ...ZIG.version, regex: '' } },
-      /zig\.json: version\.regex: no such field/,
+      /zig\.json: version\.regex: no such member/,
     ],
     'a builtin that is none': [{ ...without('run'), builtin: 'ruby' }, /zig\.json: (builtin|compile)/],
-    'builtin and run': [{ ...without('compile'), builtin: 'python' }, /zig\.json: run: no such field/],
+    'builtin and run': [{ ...without('compile'), builtin: 'python' }, /zig\.json: run: no such member/],
     'a name with a slash': [{ ...ZIG, name: '../zig' }, /zig\.json: name: "\.\.\/zig"/],
     'a name in capitals': [{ ...ZIG, name: 'Zig' }, /zig\.json: name: "Zig"/],
     'another name than the file': [

@@ -120,7 +120,7 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
       await m.succeed('echo NOX_TIMEOUT=soon >>/etc/default/nox-api');
       assert.match(
         (await m.fail(noxctl('validate'), SLOW)).stdout,
-        /^FAIL {2}settings .*\n {6}remedy: make repair/m,
+        /^FAIL {2}settings .*\n {6}remedy: noxctl repair/m,
       );
       assert.match(await m.succeed(noxctl('repair'), SLOW), /settings: .* was changed/);
       assert.match(await m.succeed('cat /etc/default/nox-api'), /^# cannot be used: NOX_TIMEOUT=soon$/m);

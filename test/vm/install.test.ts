@@ -109,7 +109,7 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
         await m.succeed(command);
         const said = (await m.fail(noxctl('validate'), SLOW)).stdout;
         const fact = found.source.slice(0, found.source.indexOf(':'));
-        assert.match(said, new RegExp(`^FAIL {2}${fact} .*\\n {6}remedy: (make repair|.*repair;)`, 'm'));
+        assert.match(said, new RegExp(`^FAIL {2}${fact} .*\\n {6}remedy: (noxctl repair|.*repair;)`, 'm'));
         const out = await m.succeed(noxctl('repair'), SLOW);
         assert.match(out, found);
         assert.match(await m.succeed('cat /home/nox/nox/logs/last_repair_report.md'), /every check passes/);
@@ -120,7 +120,7 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
       await m.succeed('echo NOX_TIMEOUT=soon >>/etc/default/nox-api');
       assert.match(
         (await m.fail(noxctl('validate'), SLOW)).stdout,
-        /^FAIL {2}settings .*\n {6}remedy: make repair/m,
+        /^FAIL {2}settings .*\n {6}remedy: noxctl repair/m,
       );
       assert.match(await m.succeed(noxctl('repair'), SLOW), /settings: .* was changed/);
       assert.match(await m.succeed('cat /etc/default/nox-api'), /^# cannot be used: NOX_TIMEOUT=soon$/m);

@@ -66,6 +66,7 @@ export class Cell {
   readonly #stderr: Output;
   #plan: number | undefined;
   #input: Socket | undefined;
+  #drained: Promise<void> | undefined;
   #pids: readonly number[] = [];
   #command = '';
   /** What is said in the place of a command that could not be executed. */
@@ -165,13 +166,16 @@ export class Cell {
   async write(data: Uint8Array): Promise<void> {
     const input = this.#input;
     if (input === undefined || input.destroyed || input.writableEnded || input.write(data)) return;
-    await new Promise<void>((resolve) => {
+    // One for all who wait.
+    this.#drained ??= new Promise<void>((resolve) => {
       const done = () => {
         input.off('drain', done).off('close', done);
+        this.#drained = undefined;
         resolve();
       };
       input.on('drain', done).on('close', done);
     });
+    await this.#drained;
   }
 
   endInput(): void {
@@ -333,6 +337,7 @@ class Output {
   finish(take: Take): void {
     if (this.#closed) return;
     this.#socket?.pause();
+    this.#takeReadAhead();
     try {
       // Not more than a pipe holds, lest whoever has the other end keeps it filled.
       let room = PIPE_MAX;
@@ -350,6 +355,13 @@ class Output {
     this.#closed = true;
     if (this.#socket === undefined) closeSync(this.#fd);
     else this.#socket.destroy();
+  }
+
+  /** A socket that is held up has read ahead of its listener, which gets what `read` returns. */
+  #takeReadAhead(): void {
+    let piece: unknown;
+    do piece = this.#socket?.read() as unknown;
+    while (piece !== null && piece !== undefined);
   }
 
   #read(): number {

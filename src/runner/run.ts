@@ -4,6 +4,7 @@
  * States: placing → launched → ended. Whatever ends a run early calls `impose(cause)`: the first cause is kept,
  * process 1 is killed, and the result is made in one place when the launcher says that nothing is alive.
  */
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { NoxError } from '../protocol/errors.ts';
 import { LIMITS, type LimitName, type Limits } from '../protocol/limits.ts';
@@ -103,7 +104,11 @@ async function executeIn(
   const { request, limits } = order;
   for (let attempt = 0; attempt < PLACING_TRIES; attempt += 1) {
     const placed = await placeProgram({ place, python, runtimes, request, limits });
-    if (attempt === 0 && request.output === 'all') sink.push({ type: 'started' });
+    if (attempt === 0 && request.output === 'all') {
+      sink.push({ type: 'started' });
+      // It is on its way before anything runs: who has not heard it, when this runner dies, may run it again.
+      await turn();
+    }
     try {
       const result = await new Run(place, placed, context, order, sink).execute(signal, placing);
       if (result !== undefined) return result;
@@ -295,12 +300,23 @@ const SIGKILL = 9;
 const secondsSince = (milliseconds: number): number => (performance.now() - milliseconds) / 1000;
 const checkInput = validator(RunInput);
 
+/** Input that a program has not read, of which a signal does not wait for the reading. */
+const UNREAD_BYTES = 4 * 1024 * 1024;
+/** What a piece of it takes in memory besides its bytes, about. */
+const PIECE_COSTS = 512;
+
 /** What comes late, or is no input, is for nobody. */
 async function feed(launched: LaunchedRun, input: AsyncIterable<RunInput>): Promise<void> {
+  let unread = 0;
   try {
     for await (const each of input) {
       if (each.type === 'stdin') {
-        await launched.write(each.data);
+        const size = each.data.length + PIECE_COSTS;
+        unread += size;
+        const written = launched.write(each.data).then(() => {
+          unread -= size;
+        });
+        if (unread > UNREAD_BYTES) await written;
         continue;
       }
       const checked = checkInput(each);

@@ -192,14 +192,9 @@ async function run(parts: Parts, { body, principal, request, reply }: RunCall): 
   const key = idempotencyKey(request.headers['idempotency-key']);
   const format = formatWanted(request);
   const kept = body.background === true || key !== undefined;
-  const order = orderOf(parts, {
-    body,
-    principal,
-    requestId: request.id,
-    whole: kept || format !== undefined,
-  });
+  if (kept) return background(parts, { body, key, format, principal, reply });
+  const order = orderOf(parts, body, { principal, requestId: request.id, whole: format !== undefined });
   const signal = reply.server.calls.signal(reply);
-  if (kept) return background(parts, { order, key, body, format, reply });
   if (format !== undefined) {
     const live = await parts.book.watch(order, signal);
     return stream(parts.book, live.record.id, principal, reply, format, undefined);
@@ -210,14 +205,18 @@ async function run(parts: Parts, { body, principal, request, reply }: RunCall): 
   return answer(ended, output, reply);
 }
 
+interface Asked {
+  readonly principal: Principal;
+  readonly requestId: string;
+  /** All of the output, as it comes. */
+  readonly whole: boolean;
+}
+
+/** @throws NoxError also where the token has no run left */
 function orderOf(
   { quota, cpuSeconds }: Parts,
-  {
-    body,
-    principal,
-    requestId,
-    whole,
-  }: { body: RunBody; principal: Principal; requestId: string; whole: boolean },
+  body: RunBody,
+  { principal, requestId, whole }: Asked,
 ): RunOrder {
   const request = toRunRequest(body, { id: requestId, principal, output: whole ? 'all' : 'bounded' });
   const admission = quota.admit(principal, body.limits?.cpuSeconds ?? cpuSeconds);
@@ -235,34 +234,30 @@ function orderOf(
 }
 
 interface Kept {
-  readonly order: RunOrder;
-  readonly key: string | undefined;
   readonly body: RunBody;
+  readonly key: string | undefined;
   readonly format: StreamFormat | undefined;
+  readonly principal: Principal;
   readonly reply: FastifyReply;
 }
 
 /** A run that is kept whatever becomes of its client; under a key that has been used, the run of that key. */
 async function background(
-  { book, store }: Parts,
-  { order, key, body, format, reply }: Kept,
+  parts: Parts,
+  { body, key, format, principal, reply }: Kept,
 ): Promise<FastifyReply> {
-  const { principal } = order;
-  let id: string | undefined;
-  const run = await book.background(order, (fresh) => {
+  const { book, store } = parts;
+  let id = '';
+  book.background((fresh) => {
     id = fresh;
-    if (key === undefined) return true;
-    const reserved = store.idempotency.reserve(
-      principal.id,
-      key,
-      `POST /v1/runs ${JSON.stringify(body)}`,
-      fresh,
-    );
-    if (reserved.kind === 'run') id = reserved.run;
-    return reserved.kind === 'new';
+    if (key !== undefined) {
+      const asked = `POST /v1/runs ${JSON.stringify(body)}`;
+      const reserved = store.idempotency.reserve(principal.id, key, asked, fresh);
+      if (reserved.kind === 'run') id = reserved.run;
+      if (reserved.kind !== 'new') return undefined;
+    }
+    return orderOf(parts, body, { principal, requestId: reply.request.id, whole: true });
   });
-  if (run === undefined) order.admission?.release();
-  if (id === undefined) throw new NoxError('internal', 'The server failed; its log has the reason');
   if (format !== undefined) return stream(book, id, principal, reply, format, undefined);
   const record = book.record(id, principal);
   if (body.background === true) {
@@ -293,18 +288,20 @@ async function stream(
   after: number | undefined,
 ): Promise<FastifyReply> {
   const gone = new AbortController();
-  reply.raw.once('close', () => {
+  const onClose = () => {
     gone.abort();
-  });
-  const events = await book.events(id, principal, after, gone.signal);
-  void reply.header('nox-run-id', id);
+  };
+  reply.raw.once('close', onClose);
+  if (reply.raw.closed) onClose();
+  let events: AsyncIterable<Buffer>;
   try {
-    await sendEvents(reply, format, events);
+    events = await book.events(id, principal, after, gone.signal);
   } catch (error) {
-    if (error instanceof PlaceError)
-      throw new NoxError('range_not_satisfiable', `Last-Event-ID: ${error.message}`);
-    throw error;
+    if (!(error instanceof PlaceError)) throw error;
+    throw new NoxError('range_not_satisfiable', `Last-Event-ID: ${error.message}`);
   }
+  void reply.header('nox-run-id', id);
+  await sendEvents(reply, format, events);
   return reply;
 }
 
@@ -312,6 +309,8 @@ async function outputIfKept(book: RunBook, id: string, principal: Principal) {
   try {
     return await book.output(id, principal);
   } catch (error) {
+    // Of a run that was watched, the beginning is not held for long.
+    if (error instanceof PlaceError) return undefined;
     if (error instanceof NoxError && error.code === 'run_not_found') return undefined;
     throw error;
   }

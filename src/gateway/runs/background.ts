@@ -9,16 +9,19 @@ import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
 import type { RunRequest } from '../../protocol/messages.ts';
 import { ADMIN } from '../principal.ts';
+import { newRunId } from '../store/ids.ts';
 import type { Store } from '../store/store.ts';
 import { recordOf, type RunKeeper, type RunOrder } from './keeper.ts';
 import { LiveRun, type RunObserver } from './live.ts';
 import type { FileLog } from './log.ts';
-import type { RunRecord } from './record.ts';
+import { viewOf, type RunRecord } from './record.ts';
 import { Logged } from './sink.ts';
 import type { Spool } from './spool.ts';
 
 /** How often a run that could not begin is tried again. */
 const RETRY_MS = 500;
+/** Of the requests that wait, in memory. */
+const QUEUE_BYTES = 256 * 1024 * 1024;
 
 export interface BackgroundOptions {
   readonly executor: Executor;
@@ -38,6 +41,9 @@ export class Background {
   readonly #logs = new Map<string, FileLog>();
   readonly #queued: LiveRun[] = [];
   readonly #running = new Set<LiveRun>();
+  /** Bytes of the requests of those that have not ended. */
+  readonly #bytes = new Map<LiveRun, number>();
+  #allBytes = 0;
   #retry: NodeJS.Timeout | undefined;
   #stopping = false;
   #whenIdle: (() => void) | undefined;
@@ -49,22 +55,25 @@ export class Background {
 
   /** Takes up what a stop or a crash has left. */
   async resume(): Promise<LiveRun[]> {
-    const { store, log } = this.#options;
+    const { store, spool, log } = this.#options;
     const { ended, queued } = store.runs.interrupted();
     if (ended.length + queued.length > 0)
       log.info({ cutOff: ended.length, waiting: queued.length }, 'runs taken up');
+    for (const id of ended) {
+      const view = viewOf(recordOf(store.runs.get(id, ADMIN), undefined));
+      await spool.complete(id, view).catch((error: unknown) => {
+        log.error({ err: error }, 'state: the events of a run that was cut off');
+      });
+    }
     const runs: LiveRun[] = [];
     for (const id of queued) {
       const request = store.runs.request(id);
       if (request === undefined)
         store.runs.finish(id, { outcome: 'sandbox_error', reason: 'The request is not kept any more' });
-      else
-        runs.push(
-          await this.#enqueue(
-            recordOf(store.runs.get(id, ADMIN), undefined),
-            JSON.parse(request) as RunRequest,
-          ),
-        );
+      else {
+        const record = recordOf(store.runs.get(id, ADMIN), undefined);
+        runs.push(this.#enqueue(record, JSON.parse(request) as RunRequest, request.length));
+      }
     }
     return runs;
   }
@@ -72,23 +81,40 @@ export class Background {
   /**
    * Accepts a run: on the disk when this returns.
    *
-   * @param together what is to be on the disk with it, or not at all; returns false to take nothing
+   * @param take makes the order of it, and puts on the disk what is to be there with it or not at all; returns
+   *   undefined to take nothing
    * @throws NoxError `queue_full`
    */
-  async accept(order: RunOrder, together: (id: string) => boolean): Promise<LiveRun | undefined> {
-    const { queue, store, keeper } = this.#options;
+  accept(take: (id: string) => RunOrder | undefined): { order: RunOrder; run: LiveRun } | undefined {
+    const { store, keeper } = this.#options;
     if (this.#stopping) throw new NoxError('shutting_down', 'The server is stopping', { retryAfter: 1 });
-    if (this.#queued.length >= queue) {
-      const message = `${String(queue)} runs are waiting in the background (NOX_BACKGROUND_QUEUE)`;
-      throw new NoxError('queue_full', message, { retryAfter: 5 });
+    const id = newRunId(Date.now());
+    let order: RunOrder | undefined;
+    try {
+      const taken = store.durably(() => {
+        order = take(id);
+        if (order === undefined) return undefined;
+        const bytes = JSON.stringify(order.request).length;
+        this.#checkRoom(bytes);
+        const record = keeper.newRecord(order, id);
+        keeper.insert(record, order.request);
+        return { order, record, bytes };
+      });
+      if (taken === undefined) return undefined;
+      return { order: taken.order, run: this.#enqueue(taken.record, taken.order.request, taken.bytes) };
+    } catch (error) {
+      order?.admission?.release();
+      throw error;
     }
-    const record = keeper.newRecord(order);
-    const taken = store.durably(() => {
-      if (!together(record.id)) return false;
-      keeper.insert(record, order.request);
-      return true;
-    });
-    return taken ? this.#enqueue(record, order.request) : undefined;
+  }
+
+  #checkRoom(bytes: number): void {
+    const { queue } = this.#options;
+    const full = (message: string) => new NoxError('queue_full', message, { retryAfter: 5 });
+    if (this.#queued.length >= queue)
+      throw full(`${String(queue)} runs are waiting in the background (NOX_BACKGROUND_QUEUE)`);
+    if (this.#allBytes + bytes > QUEUE_BYTES)
+      throw full(`The requests of the runs in the background have ${String(QUEUE_BYTES)} bytes`);
   }
 
   /** Begins what there is room for. */
@@ -102,7 +128,11 @@ export class Background {
   }
 
   /** @returns undefined where it is not alive here */
-  read(id: string, after: number | undefined, signal: AbortSignal): AsyncIterable<Buffer> | undefined {
+  read(
+    id: string,
+    after: number | undefined,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<Buffer>> | undefined {
     return this.#logs.get(id)?.read(after, signal);
   }
 
@@ -112,7 +142,7 @@ export class Background {
     if (at < 0) return false;
     this.#queued.splice(at, 1);
     run.drop('client');
-    this.#logs.delete(run.record.id);
+    this.#forget(run);
     return true;
   }
 
@@ -125,13 +155,23 @@ export class Background {
     await this.#idle(cleanupMs);
   }
 
-  async #enqueue(record: RunRecord, request: RunRequest): Promise<LiveRun> {
-    const log = await this.#options.spool.create(record.id);
+  #enqueue(record: RunRecord, request: RunRequest, bytes: number): LiveRun {
+    const log = this.#options.spool.create(record.id);
     const abort = new AbortController();
     const run = new LiveRun(record, request, abort, new Logged(log, abort.signal), this.#observer);
     this.#logs.set(record.id, log);
+    this.#bytes.set(run, bytes);
+    this.#allBytes += bytes;
     this.#queued.push(run);
     return run;
+  }
+
+  /** When its events are whole on the disk: until then they are read here. */
+  #forget(run: LiveRun): void {
+    const { id } = run.record;
+    this.#allBytes -= this.#bytes.get(run) ?? 0;
+    this.#bytes.delete(run);
+    void this.#logs.get(id)?.letGo(() => this.#logs.delete(id));
   }
 
   async #run(run: LiveRun): Promise<void> {
@@ -148,7 +188,7 @@ export class Background {
       log.error({ err: error }, 'state: a run in the background cannot be begun');
     }
     this.#running.delete(run);
-    if (ended) this.#logs.delete(id);
+    if (ended) this.#forget(run);
     else {
       this.#queued.unshift(run);
       this.#retry = setTimeout(() => {

@@ -96,15 +96,8 @@ export class RunBook implements RunObserver {
   async watch(order: RunOrder, signal: AbortSignal): Promise<LiveRun> {
     const abort = new AbortController();
     const log = new MemoryLog();
-    const run = new LiveRun(
-      ...([
-        this.#keeper.newRecord(order),
-        order.request,
-        abort,
-        new Logged(log, abort.signal),
-        this,
-      ] as const),
-    );
+    const sink = new Logged(log, abort.signal);
+    const run = new LiveRun(this.#keeper.newRecord(order), order.request, abort, sink, this);
     const off = this.#endWith(run, signal);
     this.#watching.add(run, log);
     this.#begin(run, order);
@@ -122,12 +115,11 @@ export class RunBook implements RunObserver {
   }
 
   /** See Background.accept. */
-  async background(order: RunOrder, together: (id: string) => boolean): Promise<LiveRun | undefined> {
-    const run = await this.#background.accept(order, together);
-    if (run === undefined) return undefined;
-    this.#begin(run, order);
+  background(take: (id: string) => RunOrder | undefined): void {
+    const accepted = this.#background.accept(take);
+    if (accepted === undefined) return;
+    this.#begin(accepted.run, accepted.order);
     this.#background.dispatch();
-    return run;
   }
 
   /** @throws NoxError `run_not_found` */
@@ -156,7 +148,7 @@ export class RunBook implements RunObserver {
   /**
    * The events of a run: all, or those after one of them.
    *
-   * @throws NoxError `run_not_found`; the loop over them: PlaceError
+   * @throws NoxError `run_not_found`; PlaceError
    */
   async events(
     id: string,
@@ -166,10 +158,16 @@ export class RunBook implements RunObserver {
   ): Promise<AsyncIterable<Buffer>> {
     this.record(id, principal);
     const live = this.#watching.read(id, after, signal) ?? this.#background.read(id, after, signal);
-    return live ?? (await this.#options.spool.open(id)).read(after, signal);
+    if (live !== undefined) return live;
+    const log = await this.#options.spool.open(id);
+    try {
+      return await log.read(after, signal);
+    } finally {
+      await log.letGo();
+    }
   }
 
-  /** What is kept of the output of a run, head and tail of each stream. @throws NoxError `run_not_found` */
+  /** What is kept of the output of a run, head and tail of each stream. @throws NoxError `run_not_found`; PlaceError */
   async output(id: string, principal: Principal): Promise<Output> {
     const kept: Output = { stdout: [], stderr: [], compile: [] };
     const bounds = new Map(
@@ -193,7 +191,8 @@ export class RunBook implements RunObserver {
   async stop(graceSeconds: number): Promise<void> {
     this.#stopping = true;
     clearInterval(this.#tidying);
-    await this.#background.stop(graceSeconds * 1000, CLEANUP_MS);
+    const graceMs = graceSeconds * 1000;
+    await Promise.all([this.#background.stop(graceMs, CLEANUP_MS), this.#watching.stop(graceMs)]);
     // The records of those that have ended just now.
     await setImmediatePromise();
   }

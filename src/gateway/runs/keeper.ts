@@ -30,10 +30,10 @@ export class RunKeeper {
     this.#log = log;
   }
 
-  newRecord({ principal, requestId, runtime, workspace, labels }: RunOrder): RunRecord {
+  newRecord({ principal, requestId, runtime, workspace, labels }: RunOrder, id?: string): RunRecord {
     const now = Date.now();
     return {
-      id: newRunId(now),
+      id: id ?? newRunId(now),
       owner: principal.id,
       requestId,
       runtime,
@@ -69,22 +69,28 @@ export class RunKeeper {
   }
 
   finish(record: RunRecord): void {
-    const { id, result, error, reason, endedAt } = record;
+    const { id, result, error, reason, truncated, endedAt } = record;
     const outcome = outcomeOfRecord(record) ?? null;
     this.#safely('finish', () => {
       this.#store.runs.finish(
         id,
-        { outcome, reason: reason ?? error?.detail, result: JSON.stringify({ result, error, reason }) },
+        {
+          outcome,
+          reason: reason ?? error?.detail,
+          result: JSON.stringify({ result, error, reason, truncated }),
+        },
         endedAt ?? Date.now(),
       );
     });
   }
 
   /** @param admission undefined: it was admitted before a restart */
-  charge({ record, failure }: LiveRun, admission: Admission | undefined): void {
+  charge({ record, request, failure }: LiveRun, admission: Admission | undefined): void {
     const usage = record.result?.usage;
     const seconds = usage === undefined ? undefined : usage.userSeconds + usage.systemSeconds;
-    if (failure !== undefined && record.startedAt === null) admission?.release();
+    // Only a run whose events are all told tells its beginning: another one may have run, and its client have gone.
+    const silent = request.output !== 'all' && record.outcome !== undefined;
+    if (failure !== undefined && record.startedAt === null && !silent) admission?.release();
     else if (admission !== undefined) admission.charge(seconds);
     else if (seconds !== undefined) this.#store.usage.add(record.owner, seconds * 1000);
   }
@@ -103,7 +109,7 @@ export function recordOf(row: Row, result: string | undefined): RunRecord {
   const { id, token, created, started, ended, state, runtime, workspace, outcome, reason, requestId } = row;
   const kept = (result === undefined ? {} : JSON.parse(result)) as Pick<
     RunRecord,
-    'result' | 'error' | 'reason'
+    'result' | 'error' | 'reason' | 'truncated'
   >;
   return {
     ...{ id, owner: token, requestId, runtime, workspace, state },

@@ -73,10 +73,15 @@ export class LiveRun {
    * @returns false where it was left
    */
   async execute(executor: Executor, mayWait = false): Promise<boolean> {
+    const started = Promise.withResolvers<boolean>();
+    // What waits for a run that is not begun after all waits on. Others do not tell their beginning.
+    const input = this.request.output === 'all' ? once(started.promise, this.#input) : this.#input;
     try {
-      for await (const event of executor.run(this.request, this.abort.signal, this.#input)) {
-        if (event.type === 'started') this.#start();
-        else if (event.type === 'output') {
+      for await (const event of executor.run(this.request, this.abort.signal, input)) {
+        if (event.type === 'started') {
+          this.#start();
+          started.resolve(true);
+        } else if (event.type === 'output') {
           const room = this.#sink.output(event.stream, event.data);
           if (room !== undefined) await room;
         } else {
@@ -91,6 +96,8 @@ export class LiveRun {
       if (mayWait && !begun && this.#why === undefined && NOT_YET.has(known.code)) return false;
       this.#end(known);
       return true;
+    } finally {
+      started.resolve(false);
     }
   }
 
@@ -121,9 +128,11 @@ export class LiveRun {
   }
 
   #end(how: RunResult | NoxError): void {
+    if (this.record.state === 'ended') return;
     const failed = how instanceof NoxError;
     if (failed) this.#failure = how;
-    this.record = { ...this.record, state: 'ended', endedAt: Date.now(), ...this.#ending(how) };
+    const cut = this.#sink.truncated ? { truncated: true } : {};
+    this.record = { ...this.record, state: 'ended', endedAt: Date.now(), ...cut, ...this.#ending(how) };
     this.#input.end();
     this.#sink.end(viewOf(this.record));
     this.#observer.ended(this);
@@ -160,6 +169,10 @@ function asNoxError(error: unknown): NoxError {
   return error instanceof NoxError
     ? error
     : new NoxError('internal', 'The server failed; its log has the reason', { cause: error });
+}
+
+async function* once<T>(first: Promise<boolean>, then: AsyncIterable<T>): AsyncGenerator<T> {
+  if (await first) yield* then;
 }
 
 /** From calls that come and go to the loop that feeds the run. */

@@ -10,6 +10,8 @@ import { open, type FileHandle } from 'node:fs/promises';
 import { headOf, withId } from './events.ts';
 
 export interface EventLog {
+  /** Something was left out: it was too much, or the disk was full. */
+  readonly truncated: boolean;
   /** Takes a whole line (events.ts), and gives it its id. */
   append(line: Buffer): void;
   /** Resolves when there is room for more. */
@@ -17,11 +19,12 @@ export interface EventLog {
   /** Nothing comes any more; readers end when they have read all. */
   close(): void;
   /**
-   * Whole lines, as they come: all, or those after an event.
+   * Whole lines, as they come: all, or those after an event. The loop over them throws PlaceError for a reader that was
+   * overtaken: what it has not read yet is not held any more.
    *
    * @throws PlaceError for the id of no event, or of one that is not held any more
    */
-  read(after: number | undefined, signal: AbortSignal): AsyncIterable<Buffer>;
+  read(after: number | undefined, signal: AbortSignal): Promise<AsyncIterable<Buffer>>;
 }
 
 /** The place is not one to go on from. */
@@ -56,6 +59,7 @@ const AHEAD_BYTES = 1024 * 1024;
 const KEPT_BYTES = 1024 * 1024;
 
 export class MemoryLog implements EventLog {
+  readonly truncated = false;
   readonly #change = new Change();
   #lines: Buffer[] = [];
   /** Place of the first line that is held, and of the end. */
@@ -86,8 +90,13 @@ export class MemoryLog implements EventLog {
     this.#change.tell();
   }
 
-  async *read(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
-    let at = after === undefined ? this.#whole() : after + (this.#lines[this.#find(after)]?.length ?? 0);
+  async read(after: number | undefined, signal: AbortSignal): Promise<AsyncIterable<Buffer>> {
+    await Promise.resolve();
+    return this.#follow(after === undefined ? this.#whole() : this.#behind(after), signal);
+  }
+
+  async *#follow(from: number, signal: AbortSignal): AsyncGenerator<Buffer> {
+    let at = from;
     while (!signal.aborted) {
       if (at < this.#end) {
         const lines = Buffer.concat(this.#lines.slice(this.#find(at)));
@@ -107,7 +116,14 @@ export class MemoryLog implements EventLog {
     return 0;
   }
 
-  /** @returns the index of the line that begins at a place */
+  /** @returns the place after an event */
+  #behind(event: number): number {
+    const line = this.#lines[this.#find(event)];
+    if (line === undefined) throw new PlaceError(`there is no event ${String(event)}`);
+    return event + line.length;
+  }
+
+  /** @returns the index of the line that begins at a place, or of the next one that comes */
   #find(place: number): number {
     // From the end: a reader that follows is there.
     let at = this.#end;
@@ -138,33 +154,42 @@ const NEWLINE = 10;
 
 export class FileLog implements EventLog {
   readonly #change = new Change();
-  readonly #handle: FileHandle;
   readonly #limit: number;
+  readonly #open: () => Promise<FileHandle>;
+  #handle: FileHandle | undefined;
   #written: number;
   #writing: Promise<void> = Promise.resolve();
+  /** The end of a run for which there was no room on the disk: told to those who read it here. */
+  #end: Buffer = Buffer.alloc(0);
   #truncated = false;
   #closed: boolean;
-  #readers = 0;
+  /** Readers, and whoever writes it or has just opened it. */
+  #users = 1;
 
-  private constructor(handle: FileHandle, { limit, size }: { limit: number; size?: number }) {
-    this.#handle = handle;
+  private constructor(open: () => Promise<FileHandle>, { limit, size }: { limit: number; size?: number }) {
+    this.#open = open;
     this.#limit = limit;
     this.#written = size ?? 0;
     this.#closed = size !== undefined;
   }
 
-  /** @param limit bytes; output beyond it is left out */
-  static async create(path: string, limit: number): Promise<FileLog> {
-    return new FileLog(await open(path, 'w+', 0o600), { limit });
+  /**
+   * The file is made with the first event: of those that wait there may be thousands.
+   *
+   * @param limit bytes; output beyond it is left out
+   */
+  static create(path: string, limit: number): FileLog {
+    return new FileLog(() => open(path, 'w+', 0o600), { limit });
   }
 
-  /** One that is whole, or that a crash has ended: to be read, once. */
+  /** One that is whole, or that a crash has ended. */
   static async open(path: string): Promise<FileLog> {
     const handle = await open(path, 'r');
-    return new FileLog(handle, { limit: 0, size: (await handle.stat()).size });
+    const log = new FileLog(() => Promise.resolve(handle), { limit: 0, size: (await handle.stat()).size });
+    log.#handle = handle;
+    return log;
   }
 
-  /** Something was left out: it was too much, or the disk was full. */
   get truncated(): boolean {
     return this.#truncated;
   }
@@ -179,11 +204,13 @@ export class FileLog implements EventLog {
   async #write(line: Buffer): Promise<void> {
     const whole = withId(line, this.#written);
     // How it ended is always told.
-    if (this.#written + whole.length > this.#limit && headOf(whole).type === 'output') {
+    const { type } = headOf(whole);
+    if (type === 'output' && (this.#truncated || this.#written + whole.length > this.#limit)) {
       this.#truncated = true;
       return;
     }
     try {
+      this.#handle ??= await this.#open();
       for (let done = 0; done < whole.length;) {
         const place = this.#written + done;
         done += (await this.#handle.write(whole, done, whole.length - done, place)).bytesWritten;
@@ -192,6 +219,7 @@ export class FileLog implements EventLog {
     } catch {
       // A full disk: what was written of the line is written over by the next.
       this.#truncated = true;
+      if (type === 'end') this.#end = whole;
     }
   }
 
@@ -203,51 +231,74 @@ export class FileLog implements EventLog {
     void this.#writing.then(() => {
       this.#closed = true;
       this.#change.tell();
-      this.#letGo();
     });
   }
 
-  async *read(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
-    this.#readers += 1;
+  /**
+   * Whoever has made or opened it needs it no more.
+   *
+   * @param whole called when all is written, before it may be closed
+   */
+  async letGo(whole: () => void = () => undefined): Promise<void> {
+    await this.#writing;
+    whole();
+    await this.#leave();
+  }
+
+  async read(after: number | undefined, signal: AbortSignal): Promise<AsyncIterable<Buffer>> {
+    this.#users += 1;
     try {
-      yield* this.#read(after, signal);
+      if (after !== undefined) await this.#check(after);
+    } catch (error) {
+      await this.#leave();
+      throw error;
+    }
+    return this.#follow(after, signal);
+  }
+
+  async *#follow(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
+    try {
+      yield* this.#lines(after, signal);
     } finally {
-      this.#readers -= 1;
-      this.#letGo();
+      await this.#leave();
     }
   }
 
-  async *#read(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
+  async *#lines(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
     let at = after ?? 0;
     let skip = after !== undefined;
     let size = READ_BYTES;
-    if (skip) await this.#check(at);
     while (!signal.aborted) {
-      if (at < this.#written) {
+      if (at < this.#written && this.#handle !== undefined) {
         const piece = Buffer.allocUnsafe(Math.min(size, this.#written - at));
         const { bytesRead } = await this.#handle.read(piece, 0, piece.length, at);
         const lines = piece.subarray(0, piece.subarray(0, bytesRead).lastIndexOf(NEWLINE) + 1);
+        // What a crash has left of a line is none.
+        if (lines.length === 0 && at + piece.length >= this.#written) return;
         // A line that is longer than that: control characters grow sixfold in JSON.
         size = lines.length === 0 ? size * 2 : READ_BYTES;
         at += lines.length;
         const rest = skip ? lines.subarray(lines.indexOf(NEWLINE) + 1) : lines;
         if (lines.length > 0) skip = false;
         if (rest.length > 0) yield rest;
-      } else if (this.#closed) return;
-      else await this.#change.wait(signal);
+      } else if (this.#closed) {
+        if (this.#end.length > 0) yield this.#end;
+        return;
+      } else await this.#change.wait(signal);
     }
   }
 
   /** The file is closed by the last who needs it. */
-  #letGo(): void {
-    if (this.#closed && this.#readers === 0) void this.#handle.close().catch(() => undefined);
+  async #leave(): Promise<void> {
+    this.#users -= 1;
+    if (this.#users === 0) await this.#handle?.close().catch(() => undefined);
   }
 
   /** Whether an event begins there. */
   async #check(place: number): Promise<void> {
     const head = Buffer.from(`{"id":${String(place)},`);
     const found = Buffer.alloc(head.length);
-    if (place < this.#written) await this.#handle.read(found, 0, found.length, place);
+    if (place < this.#written) await this.#handle?.read(found, 0, found.length, place);
     if (!found.equals(head)) throw new PlaceError(`there is no event ${String(place)}`);
   }
 }

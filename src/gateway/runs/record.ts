@@ -21,13 +21,15 @@ export interface RunRecord {
   /** Where there is no result of the runner's: how it ended all the same, and why. */
   readonly outcome?: Outcome;
   readonly reason?: string;
+  /** Not all of the output was kept. */
+  readonly truncated?: boolean;
   /** It never began. */
   readonly error?: { readonly code: ErrorCode; readonly detail: string };
 }
 
 /** What a client sees of a run, but for its output. */
 export function viewOf(record: RunRecord): Record<string, unknown> {
-  const { id, requestId, runtime, workspace, labels, state, result, error, reason } = record;
+  const { id, requestId, runtime, workspace, labels, state, result, error, reason, truncated } = record;
   return {
     id,
     state,
@@ -35,6 +37,7 @@ export function viewOf(record: RunRecord): Record<string, unknown> {
     ...(reason === undefined ? {} : { reason }),
     ...(error === undefined ? {} : { error: { ...error, hint: ERRORS[error.code].hint } }),
     ...(result === undefined ? {} : resultMembers(result)),
+    ...(truncated === true ? { truncated } : {}),
     runtime,
     workspace,
     labels,

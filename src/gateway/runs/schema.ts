@@ -26,6 +26,11 @@ const RUN = {
   compileSeconds: Type.Optional(Type.Number()),
   limit: Type.Optional(closed({ name: Type.String(), value: Type.Number(), unit: Type.String() })),
   omitted: Type.Optional(closed({ stdout: Type.Integer(), stderr: Type.Integer() })),
+  truncated: Type.Optional(
+    Type.Boolean({
+      description: 'Not all of the output was kept: it was too much (NOX_KEEP_OUTPUT), or the disk was full',
+    }),
+  ),
   usage: Type.Optional(Usage),
   changes: Type.Optional(Changes),
   runtime: Type.String(),

@@ -4,6 +4,8 @@ import { eventLine, OutputEncoder } from './events.ts';
 import type { EventLog } from './log.ts';
 
 export interface OutputSink {
+  /** Something was left out. */
+  readonly truncated: boolean;
   started(): void;
   /** A promise holds up the run. */
   output(stream: StreamName, data: Uint8Array): Promise<void> | undefined;
@@ -13,6 +15,7 @@ export interface OutputSink {
 
 /** Bounded by the bounds of the run. */
 export class Collected implements OutputSink {
+  readonly truncated = false;
   readonly streams: Readonly<Record<StreamName, Uint8Array[]>> = { stdout: [], stderr: [], compile: [] };
 
   started(): void {
@@ -37,6 +40,10 @@ export class Logged implements OutputSink {
   constructor(log: EventLog, signal: AbortSignal) {
     this.log = log;
     this.#signal = signal;
+  }
+
+  get truncated(): boolean {
+    return this.log.truncated;
   }
 
   started(): void {

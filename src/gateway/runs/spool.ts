@@ -4,12 +4,17 @@
  * Each has a bound, and so have all together: the oldest that have ended make room. Nothing that a client sends becomes
  * a name here.
  */
-import { mkdir, readdir, rm, stat } from 'node:fs/promises';
+import { mkdirSync } from 'node:fs';
+import { open, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { NoxError } from '../../protocol/errors.ts';
+import { eventLine, headOf, withId } from './events.ts';
 import { FileLog } from './log.ts';
 
 const RUN_FILE = /^(run_[0-9a-z]+)\.ndjson$/;
+/** Longer than any event: 64 KiB, each byte of which may become six in JSON. */
+const LAST_BYTES = 512 * 1024;
+const NEWLINE = 10;
 
 export interface SpoolLimits {
   /** Of one run, in bytes (NOX_KEEP_OUTPUT). */
@@ -25,10 +30,10 @@ export class Spool {
   constructor(state: string, limits: SpoolLimits) {
     this.#dir = join(state, 'runs');
     this.#limits = limits;
+    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
   }
 
-  async create(id: string): Promise<FileLog> {
-    await mkdir(this.#dir, { recursive: true, mode: 0o700 });
+  create(id: string): FileLog {
     return FileLog.create(this.#path(id), this.#limits.outputBytes);
   }
 
@@ -39,6 +44,29 @@ export class Spool {
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw cause;
       throw new NoxError('run_not_found', `The output of the run ${id} is not kept`, { cause });
+    }
+  }
+
+  /** Gives events that were cut off by a crash their end. @param view the run as a client sees it */
+  async complete(id: string, view: Readonly<Record<string, unknown>>): Promise<void> {
+    const file = await open(this.#path(id), 'r+').catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw error;
+    });
+    if (file === undefined) return;
+    try {
+      const { size } = await file.stat();
+      const from = Math.max(0, size - LAST_BYTES);
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(size - from), 0, size - from, from);
+      // What comes after the last line is the beginning of one.
+      const whole = buffer.subarray(0, buffer.subarray(0, bytesRead).lastIndexOf(NEWLINE) + 1);
+      const last = whole.subarray(whole.lastIndexOf(NEWLINE, -2) + 1);
+      if (last.length > 0 && headOf(last).type === 'end') return;
+      await file.truncate(from + whole.length);
+      const end = withId(eventLine({ type: 'end', run: view }), from + whole.length);
+      await file.write(end, 0, end.length, from + whole.length);
+    } finally {
+      await file.close();
     }
   }
 

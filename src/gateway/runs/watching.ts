@@ -33,10 +33,24 @@ export class Watching {
     return this.#runs.get(id)?.run;
   }
 
-  /** @returns undefined where nobody watches it */
-  read(id: string, after: number | undefined, signal: AbortSignal): AsyncIterable<Buffer> | undefined {
+  /** @returns undefined where it is not watched */
+  read(
+    id: string,
+    after: number | undefined,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<Buffer>> | undefined {
     const watched = this.#runs.get(id);
     return watched === undefined ? undefined : this.#read(watched, after, signal);
+  }
+
+  /** What has not ended in this time is ended by name: its readers are told. */
+  async stop(graceMs: number): Promise<void> {
+    const open = [...this.#runs.values()].map(({ run }) => run);
+    const late = setTimeout(() => {
+      for (const run of open) if (run.record.state !== 'ended') run.cancel('stopped');
+    }, graceMs);
+    await Promise.all(open.map(({ ended }) => ended));
+    clearTimeout(late);
   }
 
   /** A run has ended. */
@@ -52,11 +66,19 @@ export class Watching {
     }
   }
 
-  async *#read(watched: Watched, after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
+  async #read(
+    watched: Watched,
+    after: number | undefined,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<Buffer>> {
+    return this.#counted(watched, await watched.log.read(after, signal));
+  }
+
+  async *#counted(watched: Watched, lines: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     clearTimeout(watched.timer);
     watched.readers += 1;
     try {
-      yield* watched.log.read(after, signal);
+      yield* lines;
     } finally {
       watched.readers -= 1;
       this.#wait(watched);

@@ -24,6 +24,7 @@ import { onEnding } from './ending.ts';
 import type { Principal } from './principal.ts';
 import { Quota } from './quota.ts';
 import { keepRoutes } from './route.ts';
+import { documentRoutes } from './routes/documents.ts';
 import { healthRoute } from './routes/health.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
@@ -68,6 +69,9 @@ const MAX_HEADER_BYTES = 16 * 1024;
 /** A request id of the client's own is taken over if it is one that a log can hold. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 
+/** Routes without a token: they tell nothing that the source does not. */
+const OPEN = new Set<string | undefined>(['/health', '/openapi.json', '/docs']);
+
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 export async function buildGateway(options: GatewayOptions): Promise<FastifyInstance> {
@@ -82,6 +86,10 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     forceCloseConnections: true,
     trustProxy: trustOf(options.trustedProxy ?? []),
     http: { headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
+    // What the router refuses by itself, such as `%` with no number after it: in the shape of every other error.
+    frameworkErrors: (error, request, reply) => {
+      void sendError(toNoxError(error, request, log), reply);
+    },
     genReqId: (request) => {
       const given = request.headers['x-request-id'];
       return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
@@ -117,7 +125,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   });
   app.addHook('onRequest', (request, reply, done) => {
     void reply.header('x-request-id', request.id);
-    if (request.routeOptions.url === '/health') {
+    if (OPEN.has(request.routeOptions.url)) {
       done();
       return;
     }
@@ -160,6 +168,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   await app.register(multipart, { limits: { fileSize: Infinity, files: 1, fields: 1, parts: 1 } });
 
   healthRoute(app, options.executor);
+  documentRoutes(app);
   await app.register((scope) => {
     putRoute(scope, options.executor, options.maxUploadBytes);
   });

@@ -25,6 +25,7 @@ import type { Metrics } from './metrics.ts';
 import type { Principal } from './principal.ts';
 import { Quota } from './quota.ts';
 import { keepRoutes } from './route.ts';
+import { documentRoutes } from './routes/documents.ts';
 import { healthRoute } from './routes/health.ts';
 import { metricsRoute } from './routes/metrics.ts';
 import { putRoute } from './routes/put.ts';
@@ -77,6 +78,8 @@ const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 
 /** Asked again and again, by machines. */
 const QUIET: ReadonlySet<string> = new Set(['/health', '/metrics']);
+/** Routes without a token: they tell nothing that the source does not. */
+const OPEN = new Set<string | undefined>(['/health', '/openapi.json', '/docs']);
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
@@ -93,6 +96,10 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     forceCloseConnections: true,
     trustProxy: trustOf(options.trustedProxy ?? []),
     http: { headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
+    // What the router refuses by itself, such as `%` with no number after it: in the shape of every other error.
+    frameworkErrors: (error, request, reply) => {
+      void sendError(toNoxError(error, request, log), reply);
+    },
     genReqId: (request) => {
       const given = request.headers['x-request-id'];
       return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
@@ -150,7 +157,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   if (tracer !== undefined) traceRequests(app, tracer);
   app.addHook('onRequest', (request, reply, done) => {
     void reply.header('x-request-id', request.id);
-    if (request.routeOptions.url === '/health') {
+    if (OPEN.has(request.routeOptions.url)) {
       done();
       return;
     }
@@ -194,6 +201,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
 
   healthRoute(app, executor);
   if (metrics !== undefined) metricsRoute(app, metrics);
+  documentRoutes(app);
   await app.register((scope) => {
     putRoute(scope, executor, options.maxUploadBytes);
   });

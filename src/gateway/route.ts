@@ -5,7 +5,13 @@
  * what is documented is what is checked.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import Type, { type Static, type TObject, type TProperties, type TSchema } from 'typebox';
+import Type, {
+  type Static,
+  type TObject,
+  type TProperties,
+  type TSchema,
+  type TSchemaOptions,
+} from 'typebox';
 import type { ErrorCode } from '../protocol/errors.ts';
 import { validator } from '../protocol/validate.ts';
 import { requireScope, type Principal, type Scope } from './principal.ts';
@@ -23,8 +29,8 @@ export interface RouteInfo {
   readonly url: string;
   /** One line, as in a table of contents. */
   readonly summary: string;
-  /** `any`: every token. */
-  readonly scope: Scope | 'any';
+  /** `any`: every token. `none`: no token is looked at. */
+  readonly scope: Scope | 'any' | 'none';
   readonly params?: TObject;
   readonly query?: TObject;
   /** Of a JSON body. A missing one is taken as `{}`. */
@@ -38,7 +44,29 @@ export interface RouteInfo {
   readonly answers: Readonly<Record<number, TSchema>>;
   /** Those of its own; `addRoute` adds what its other members imply. */
   readonly errors: readonly ErrorCode[];
+  /** One event of the stream that the first answer is where `Accept` asks for one (sse.ts). */
+  readonly events?: TSchema;
+  /** Of a body that is no JSON: media type → schema. It is for the document: the handler checks it. */
+  readonly upload?: Readonly<Record<string, TSchema>>;
+  /** Headers of the request that mean something to it; for the document too. */
+  readonly headers?: TObject;
+  /** Headers of its own that a success can have. */
+  readonly answerHeaders?: readonly AnswerHeader[];
+  /** Name → a JSON body that works as it stands; a test sends each. */
+  readonly examples?: Readonly<Record<string, unknown>>;
 }
+
+/** What answers say beside their bodies; what each means is in openapi.ts. */
+export type AnswerHeader =
+  | 'nox-outcome'
+  | 'nox-run-id'
+  | 'location'
+  | 'etag'
+  | 'last-modified'
+  | 'accept-ranges'
+  | 'content-range'
+  | 'cache-control'
+  | 'content-disposition';
 
 /** A request whose token, path, query and body have been checked. */
 export interface Call<P, Q, B> {
@@ -59,8 +87,8 @@ export interface Route<P extends TObject, Q extends TObject, B extends TSchema> 
 }
 
 /** An object that refuses by name what it does not know: every object of a request is one. */
-export function closed<T extends TProperties>(properties: T) {
-  return Type.Object(properties, { additionalProperties: false });
+export function closed<T extends TProperties>(properties: T, options: TSchemaOptions = {}) {
+  return Type.Object(properties, { ...options, additionalProperties: false });
 }
 
 /** The same, where no member must be there. */
@@ -81,6 +109,11 @@ const EVERY_ROUTE: readonly ErrorCode[] = ['unauthorized', 'bad_request', 'shutt
 /** Before the first `addRoute`. */
 export function keepRoutes(app: FastifyInstance): void {
   app.decorate('routes', []);
+}
+
+/** Keeps the description of a route that was not made by `addRoute`; its errors are all of its errors. */
+export function describeRoute(app: FastifyInstance, route: RouteInfo): void {
+  app.routes.push(route);
 }
 
 /**
@@ -111,7 +144,7 @@ export function addRoute<P extends TObject, Q extends TObject, B extends TSchema
     ...(bodyLimit === undefined ? {} : { bodyLimit }),
     onRequest: (request, _reply, done) => {
       try {
-        if (scope !== 'any') requireScope(request, scope);
+        if (scope !== 'any' && scope !== 'none') requireScope(request, scope);
         done();
       } catch (error) {
         done(error as Error);
@@ -135,10 +168,11 @@ export function addRoute<P extends TObject, Q extends TObject, B extends TSchema
 }
 
 function implied({ scope, body }: RouteInfo): readonly ErrorCode[] {
+  const open = scope === 'none';
   return [
-    ...EVERY_ROUTE,
+    ...(open ? EVERY_ROUTE.filter((code) => code !== 'unauthorized') : EVERY_ROUTE),
     'invalid_request',
-    ...(scope === 'any' ? [] : (['forbidden'] as const)),
+    ...(open || scope === 'any' ? [] : (['forbidden'] as const)),
     ...(body === undefined ? [] : (['payload_too_large'] as const)),
   ];
 }

@@ -5,11 +5,47 @@ import type { Executor } from '../../protocol/executor.ts';
 import { validator } from '../../protocol/validate.ts';
 import { pathSubject } from '../audit.ts';
 import { mayUseDefault } from '../principal.ts';
+import { closed, describeRoute } from '../route.ts';
 
-const checkQuery = validator(Type.Object({ path: Type.String() }));
+const Query = Type.Object({
+  path: Type.String({
+    description: 'Where to, in the workspace of the four calls',
+    examples: ['data/in.csv'],
+  }),
+});
+const checkQuery = validator(Query);
 
 /** `POST /put?path=P` with the multipart field `f`: streams the file into the workspace, answers where it is. */
 export function putRoute(app: FastifyInstance, executor: Executor, maxUploadBytes: number): void {
+  describeRoute(app, {
+    method: 'POST',
+    url: '/put',
+    summary: 'Save a file: streamed, directories made, an older file replaced in one step',
+    scope: 'files',
+    query: Query,
+    upload: {
+      'multipart/form-data': Type.Object({
+        f: Type.String({ contentMediaType: 'application/octet-stream', description: 'The file' }),
+      }),
+    },
+    answers: {
+      200: closed({ saved: Type.String({ description: 'Its path, as a run sees it' }) }, { title: 'Saved' }),
+    },
+    errors: [
+      'unauthorized',
+      'forbidden',
+      'bad_request',
+      'invalid_path',
+      'workspace_conflict',
+      'payload_too_large',
+      'workspace_full',
+      'invalid_request',
+      'internal',
+      'sandbox_error',
+      'runner_unavailable',
+      'shutting_down',
+    ],
+  });
   const route = { bodyLimit: Number.MAX_SAFE_INTEGER, onRequest: mayUseDefault('files') };
   app.post('/put', route, async (request, reply) => {
     const { path } = checkQuery(request.query);

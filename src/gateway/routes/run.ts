@@ -1,7 +1,7 @@
 /** `POST /run_py` and `POST /run_sh`: two ways to say what to run, one way to run it and to answer. */
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import Type from 'typebox';
-import { ERRORS, NoxError } from '../../protocol/errors.ts';
+import { ERRORS, NoxError, type ErrorCode } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
 import { LIMITS, type LimitName } from '../../protocol/limits.ts';
 import type { RunRequest, RunResult } from '../../protocol/messages.ts';
@@ -10,19 +10,58 @@ import { codeSubject, commandSubject } from '../audit.ts';
 import { asText, jsonBody } from '../json-stream.ts';
 import { mayUseDefault } from '../principal.ts';
 import type { Quota } from '../quota.ts';
+import { closed, describeRoute } from '../route.ts';
 import { splitWords } from '../words.ts';
 
 const RunPyBody = Type.Object({
   code: Type.String(),
-  filename: Type.Optional(Type.String()),
+  filename: Type.Optional(
+    Type.String({ description: 'Path under which it runs, and is saved; without it `run.py`, not saved' }),
+  ),
   args: Type.Optional(Type.Array(Type.String())),
   stdin: Type.Optional(Type.String()),
-  fresh: Type.Optional(Type.Boolean()),
+  fresh: Type.Optional(Type.Boolean({ description: 'A new interpreter, not a copy of a warm one' })),
 });
 const RunShBody = Type.Object({
-  cmd: Type.Union([Type.String(), Type.Array(Type.String())]),
+  cmd: Type.Union([Type.String(), Type.Array(Type.String())], {
+    description: 'A string is split as a shell splits words; a list is run as it is',
+  }),
   stdin: Type.Optional(Type.String()),
 });
+const OUTPUT = { stdout: Type.String(), stderr: Type.String() };
+const Completed = closed(
+  {
+    returncode: Type.Integer({ minimum: -64, maximum: 255, description: 'Negative: the signal' }),
+    ...OUTPUT,
+  },
+  { title: 'Completed' },
+);
+const TimedOut = closed(
+  {
+    detail: Type.Literal('Timeout'),
+    code: Type.Literal('timeout'),
+    hint: Type.String(),
+    ...OUTPUT,
+  },
+  { title: 'TimedOut' },
+);
+/** Of both calls. */
+const RUN_ERRORS: readonly ErrorCode[] = [
+  'unauthorized',
+  'forbidden',
+  'bad_request',
+  'payload_too_large',
+  'invalid_request',
+  'workspace_full',
+  'rate_limited',
+  'quota_exceeded',
+  'queue_full',
+  'queue_timeout',
+  'runner_unavailable',
+  'shutting_down',
+  'sandbox_error',
+  'internal',
+];
 const checkPy = validator(RunPyBody);
 const checkSh = validator(RunShBody);
 
@@ -51,6 +90,28 @@ export function runRoutes(app: FastifyInstance, options: RunOptions, quota: Quot
     }
     return reply;
   };
+  const described = {
+    method: 'POST',
+    scope: 'run',
+    answers: { 200: Completed, 408: TimedOut },
+    answerHeaders: ['nox-outcome'],
+  } as const;
+  describeRoute(app, {
+    ...described,
+    url: '/run_py',
+    summary: 'Run a Python program in the default workspace',
+    body: RunPyBody,
+    errors: [...RUN_ERRORS, 'invalid_path', 'workspace_conflict'],
+    examples: {
+      simple: { code: 'print(6 * 7)' },
+      arguments: {
+        code: 'import sys\nprint(sys.argv, sys.stdin.read())',
+        filename: 'example/hello.py',
+        args: ['a'],
+        stdin: 'b',
+      },
+    },
+  });
   app.post('/run_py', { onRequest: mayUseDefault('run', 'python') }, async (request, reply) => {
     const { code, filename, args, stdin, fresh } = checkPy(request.body);
     request.ending.subject = () => codeSubject(code, filename);
@@ -63,6 +124,17 @@ export function runRoutes(app: FastifyInstance, options: RunOptions, quota: Quot
       ...(fresh === undefined ? {} : { fresh }),
     };
     return answer({ id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
+  });
+  describeRoute(app, {
+    ...described,
+    url: '/run_sh',
+    summary: 'Run a command in the default workspace',
+    body: RunShBody,
+    errors: [...RUN_ERRORS, 'empty_command', 'forbidden_command', 'unbalanced_quote'],
+    examples: {
+      words: { cmd: 'echo "two words"' },
+      list: { cmd: ['bash', '-c', 'wc -c | tr -d " "'], stdin: 'abc' },
+    },
   });
   // Any program, as a shell would run it.
   app.post('/run_sh', { onRequest: mayUseDefault('run', 'bash') }, async (request, reply) => {

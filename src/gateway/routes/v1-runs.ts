@@ -30,7 +30,23 @@ interface Parts {
   readonly cpuSeconds: number;
 }
 
-const RunParams = closed({ id: Type.String({ pattern: '^run_[0-9a-z]{24}$' }) });
+const RunParams = closed({
+  id: Type.String({ pattern: '^run_[0-9a-z]{24}$', examples: ['run_01k9ab3cde0123456789abcd'] }),
+});
+const LastEventId = Type.Object({
+  'last-event-id': Type.Optional(
+    Type.String({ pattern: '^[0-9]{1,15}$', description: 'The last event that was received' }),
+  ),
+});
+const RunHeaders = Type.Object({
+  'idempotency-key': Type.Optional(
+    Type.String({
+      pattern: '^[\\x21-\\x7e]{1,255}$',
+      description: 'The same key with the same body never runs twice, and answers with the same run',
+    }),
+  ),
+});
+const RUN_HEADERS = ['nox-run-id', 'nox-outcome'] as const;
 const ListQuery = closed({
   ...PageQuery,
   state: Type.Optional(Type.Enum(['queued', 'running', 'ended'])),
@@ -57,7 +73,27 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     summary: 'Run a program: wait for its result, stream its events, or let it run in the background',
     scope: 'run',
     body: RunBody,
+    headers: RunHeaders,
     answers: { 200: Run, 202: Run },
+    events: RunEvent,
+    answerHeaders: [...RUN_HEADERS, 'location', 'cache-control'],
+    examples: {
+      python: { code: 'print(6 * 7)' },
+      runtime: {
+        runtime: 'bash',
+        code: 'read line; echo "$GREETING $line"',
+        stdin: 'you',
+        env: { GREETING: 'hello' },
+      },
+      command: { command: ['python3', '-c', 'print(1)'], limits: { wallSeconds: 5 } },
+      files: {
+        entry: 'main.py',
+        files: [
+          { path: 'main.py', text: 'import lib' },
+          { path: 'lib.py', text: 'print("lib")' },
+        ],
+      },
+    },
     errors: [
       'invalid_path',
       'unknown_runtime',
@@ -70,6 +106,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
       'quota_exceeded',
       'idempotency_conflict',
       'runner_unavailable',
+      'sandbox_error',
     ],
     handler: (call) => run(parts, call),
   });
@@ -96,6 +133,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     scope: 'run',
     params: RunParams,
     answers: { 200: Run },
+    answerHeaders: RUN_HEADERS,
     errors: ['run_not_found'],
     handler: async ({ params, principal, reply }) => {
       const record = book.record(params.id, principal);
@@ -110,7 +148,10 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     summary: 'The events of a run as they come, from its start or after `Last-Event-ID`',
     scope: 'run',
     params: RunParams,
-    answers: { 200: RunEvent },
+    headers: LastEventId,
+    answers: { 200: Type.String({ contentMediaType: 'application/x-ndjson' }) },
+    events: RunEvent,
+    answerHeaders: ['nox-run-id', 'cache-control'],
     errors: ['run_not_found', 'range_not_satisfiable'],
     handler: async ({ params, principal, request, reply }) => {
       const after = lastEventId(request.headers['last-event-id']);
@@ -159,6 +200,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     scope: 'run',
     params: RunParams,
     answers: { 200: Run },
+    answerHeaders: RUN_HEADERS,
     errors: ['run_not_found', 'run_ended'],
     handler: async ({ params, principal, reply }) => {
       const live = book.cancel(params.id, principal);

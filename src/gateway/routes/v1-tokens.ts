@@ -55,7 +55,9 @@ const TokenChange = closedPartial({ name: Name, ...RIGHTS });
 const TokenRotation = closed({
   overlapSeconds: Type.Optional(Type.Integer({ minimum: 0, maximum: OVERLAP_MAX_SECONDS, default: 0 })),
 });
-const TokenParams = closed({ id: Type.String({ pattern: '^tok_[0-9a-z]{16}$' }) });
+const TokenParams = closed({
+  id: Type.String({ pattern: '^tok_[0-9a-z]{16}$', examples: ['tok_0123456789abcdef'] }),
+});
 
 const TOKEN = {
   id: Type.String(),
@@ -72,9 +74,9 @@ const TOKEN = {
   /** To the minute. */
   lastUsed: orNull(Time),
 };
-export const Token = closed(TOKEN);
+export const Token = closed(TOKEN, { title: 'Token' });
 /** The only answers that have a secret. */
-export const TokenWithSecret = closed({ ...TOKEN, secret: Type.String() });
+export const TokenWithSecret = closed({ ...TOKEN, secret: Type.String() }, { title: 'TokenWithSecret' });
 export const TokenPage = closed({ tokens: Type.Array(Token), next: orNull(Type.String()) });
 export const TokenSelf = closed({
   /** `admin` for NOX_API_TOKEN. */
@@ -107,6 +109,15 @@ export function tokenRoutes(app: FastifyInstance, store: Store, quota: Quota): v
     scope: 'admin',
     body: TokenCreate,
     answers: { 201: TokenWithSecret },
+    answerHeaders: ['cache-control'],
+    examples: {
+      grader: {
+        name: 'grader',
+        scopes: ['run'],
+        runtimes: ['python'],
+        quotas: { concurrentRuns: 4, runsPerMinute: 120, cpuSecondsPerDay: 3600 },
+      },
+    },
     errors: [],
     handler: ({ body, request, reply }) => {
       const { name, scopes, runtimes = null, workspaces = null, expires = null, quotas = {} } = body;
@@ -179,6 +190,7 @@ export function tokenRoutes(app: FastifyInstance, store: Store, quota: Quota): v
     params: TokenParams,
     body: TokenChange,
     answers: { 200: Token },
+    examples: { rate: { quotas: { runsPerMinute: 10, concurrentRuns: null } } },
     errors: ['token_not_found'],
     handler: ({ params: { id }, body, request }) => {
       request.ending.subject = () => ({ token: id });
@@ -202,6 +214,8 @@ export function tokenRoutes(app: FastifyInstance, store: Store, quota: Quota): v
     params: TokenParams,
     body: TokenRotation,
     answers: { 200: TokenWithSecret },
+    answerHeaders: ['cache-control'],
+    examples: { overlap: { overlapSeconds: 3600 } },
     errors: ['token_not_found'],
     handler: ({ params: { id }, body: { overlapSeconds = 0 }, request, reply }) => {
       request.ending.subject = () => ({ token: id });

@@ -42,21 +42,30 @@ const RUN = {
   endedAt: orNull(Time),
 };
 /** Without output: an element of a list, or the end of a stream. */
-const RunSummary = closed(RUN);
-export const Run = closed({
-  ...RUN,
-  stdout: Type.Optional(Type.String({ description: 'Where the output is kept, or was waited for' })),
-  stderr: Type.Optional(Type.String()),
-  compileOutput: Type.Optional(Type.String({ description: 'What the compiler said, if there is one' })),
-});
-export const RunPage = closed({ runs: Type.Array(RunSummary), next: orNull(Type.String()) });
+const RunSummary = closed(RUN, { title: 'RunSummary' });
+export const Run = closed(
+  {
+    ...RUN,
+    stdout: Type.Optional(Type.String({ description: 'Where the output is kept, or was waited for' })),
+    stderr: Type.Optional(Type.String()),
+    compileOutput: Type.Optional(Type.String({ description: 'What the compiler said, if there is one' })),
+  },
+  { title: 'Run' },
+);
+export const RunPage = closed(
+  { runs: Type.Array(RunSummary), next: orNull(Type.String()) },
+  { title: 'RunPage' },
+);
 
 const id = Type.Integer({ minimum: 0, description: 'For `Last-Event-ID`' });
 /** One line of `application/x-ndjson`, or the `data` of an event of `text/event-stream`. */
-export const RunEvent = Type.Union([
-  closed({ id, type: Type.Literal('started') }),
-  closed({ id, type: Type.Literal('output'), stream: Type.Enum([...STREAMS]), text: Type.String() }),
-  closed({ id, type: Type.Literal('output'), stream: Type.Enum([...STREAMS]), base64: Type.String() }),
-  closed({ id, type: Type.Literal('end'), run: RunSummary }),
-  closed({ type: Type.Literal('heartbeat') }),
-]);
+export const RunEvent = Type.Union(
+  [
+    closed({ id, type: Type.Literal('started') }),
+    closed({ id, type: Type.Literal('output'), stream: Type.Enum([...STREAMS]), text: Type.String() }),
+    closed({ id, type: Type.Literal('output'), stream: Type.Enum([...STREAMS]), base64: Type.String() }),
+    closed({ id, type: Type.Literal('end'), run: RunSummary }),
+    closed({ type: Type.Literal('heartbeat') }),
+  ],
+  { title: 'RunEvent' },
+);

@@ -32,7 +32,13 @@ export async function preloadGateway(log: Logger): Promise<void> {
   const options = {
     ...{ token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024 },
     limits: { cpuSeconds: 1, outputBytes: 1 },
-    ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
+    ...{
+      state: '/nonexistent',
+      slots: 1,
+      queueWaitSeconds: 1,
+      backgroundQueue: 0,
+      keep: { outputBytes: 1, allOutputBytes: 1 },
+    },
   };
   const app = await buildGateway({ ...options, executor: NOBODY, store, log: silent });
   const headers = { authorization: 'Bearer preload' };

@@ -34,7 +34,13 @@ async function audited(
     maxBodyBytes: 1024,
     maxUploadBytes: 1024,
     limits: { cpuSeconds: 1, outputBytes: 1024 },
-    ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
+    ...{
+      state: '/nonexistent',
+      slots: 1,
+      queueWaitSeconds: 1,
+      backgroundQueue: 0,
+      keep: { outputBytes: 1, allOutputBytes: 1 },
+    },
     store: Store.open(':memory:', { runs: 0, days: 0 }, log),
   };
   const app = await buildGateway({ ...options, trustedProxy, audit, log });

@@ -7,19 +7,19 @@ import type { Executor } from '../../protocol/executor.ts';
 import { OUTCOMES } from '../../protocol/outcome.ts';
 import { RuntimeInfo } from '../../protocol/runtimes.ts';
 import { codeSubject, commandSubject } from '../audit.ts';
-import { requireRuntime, requireWorkspace, type Principal } from '../principal.ts';
+import type { Principal } from '../principal.ts';
 import type { Quota } from '../quota.ts';
 import { addRoute, closed, PAGE_DEFAULT, PageQuery, type Call } from '../route.ts';
 import type { RunBook } from '../runs/book.ts';
-import type { RunOrder } from '../runs/keeper.ts';
+import { recordOf, type RunOrder } from '../runs/keeper.ts';
 import type { LiveRun } from '../runs/live.ts';
 import { PlaceError } from '../runs/log.ts';
 import { viewOf } from '../runs/record.ts';
-import { RunBody, runtimeOf, toRunRequest } from '../runs/request.ts';
+import { orderOf } from '../runs/order.ts';
+import { RunBody } from '../runs/request.ts';
 import { Run, RunEvent, RunPage } from '../runs/schema.ts';
-import { sendRun } from '../runs/answer.ts';
+import { requireResult, sendRun } from '../runs/answer.ts';
 import { formatWanted, sendEvents, type StreamFormat } from '../sse.ts';
-import { recordOf } from '../runs/keeper.ts';
 import type { Store } from '../store/store.ts';
 
 interface Parts {
@@ -184,9 +184,6 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
 type RunCall = Call<unknown, unknown, Static<typeof RunBody>>;
 
 async function run(parts: Parts, { body, principal, request, reply }: RunCall): Promise<FastifyReply> {
-  const runtime = runtimeOf(body);
-  requireRuntime(principal, runtime);
-  if (body.workspace !== undefined) requireWorkspace(principal, body.workspace);
   request.ending.subject = () =>
     body.command === undefined ? codeSubject(body.code ?? '', body.entry) : commandSubject(body.command);
   const key = idempotencyKey(request.headers['idempotency-key']);
@@ -205,31 +202,8 @@ async function run(parts: Parts, { body, principal, request, reply }: RunCall): 
     return stream(parts.book, live.record.id, principal, reply, format, undefined);
   }
   const { run: ended, output } = await parts.book.wait(order, signal);
-  return answer(ended, output, reply);
-}
-
-function orderOf(
-  { quota, cpuSeconds }: Parts,
-  {
-    body,
-    principal,
-    requestId,
-    whole,
-  }: { body: RunBody; principal: Principal; requestId: string; whole: boolean },
-): RunOrder {
-  const request = toRunRequest(body, { id: requestId, principal, output: whole ? 'all' : 'bounded' });
-  const admission = quota.admit(principal, body.limits?.cpuSeconds ?? cpuSeconds);
-  const limits =
-    admission.cpuSeconds < cpuSeconds ? { ...body.limits, cpuSeconds: admission.cpuSeconds } : body.limits;
-  return {
-    principal,
-    requestId,
-    runtime: runtimeOf(body),
-    workspace: body.workspace,
-    labels: body.labels ?? {},
-    request: limits === undefined ? request : { ...request, limits },
-    admission,
-  };
+  requireResult(ended);
+  return sendRun(reply, ended.record, output);
 }
 
 interface Kept {
@@ -271,15 +245,6 @@ async function background(
   const ended = book.record(id, principal);
   if (ended.error !== undefined) throw new NoxError(ended.error.code, ended.error.detail);
   return sendRun(reply, ended, await outputIfKept(book, id, principal));
-}
-
-/** Of a run that its client has waited for. */
-function answer(run: LiveRun, output: Parameters<typeof sendRun>[2], reply: FastifyReply): FastifyReply {
-  const { record, failure, cancelled } = run;
-  if (cancelled === 'stopped' || record.result?.outcome === 'cancelled')
-    throw new NoxError('shutting_down', 'The server stopped while the run was under way');
-  if (failure !== undefined && record.startedAt === null) throw failure;
-  return sendRun(reply, record, output);
 }
 
 async function stream(

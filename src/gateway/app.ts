@@ -30,6 +30,7 @@ import { healthRoute } from './routes/health.ts';
 import { metricsRoute } from './routes/metrics.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
+import { batchRoute } from './routes/v1-batch.ts';
 import { v1RunRoutes } from './routes/v1-runs.ts';
 import { tokenRoutes } from './routes/v1-tokens.ts';
 import { RunBook } from './runs/book.ts';
@@ -59,6 +60,7 @@ export interface GatewayOptions {
   /** Directory of the gateway's own files. */
   readonly state: string;
   readonly slots: number;
+  readonly queueWaitSeconds: number;
   readonly backgroundQueue: number;
   readonly keep: SpoolLimits;
   readonly audit?: AuditSink | undefined;
@@ -214,6 +216,8 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     onEnd: (run) => audit?.write(runEntry(run, limits)),
   });
   app.decorate('book', book);
+  const { slots, queueWaitSeconds } = options;
+  batchRoute(app, { book, quota, cpuSeconds: limits.cpuSeconds, slots, queueWaitSeconds });
   v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds });
   return app;
 }

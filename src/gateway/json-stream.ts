@@ -44,6 +44,18 @@ export function* jsonObject(
   yield '}';
 }
 
+/** Fewer and larger pieces. */
+export function* gathered(pieces: Iterable<string>): Generator<string> {
+  let held = '';
+  for (const piece of pieces) {
+    held += piece;
+    if (held.length < PIECE) continue;
+    yield held;
+    held = '';
+  }
+  if (held !== '') yield held;
+}
+
 /** The text of one stream of output as the inside of a JSON string; bytes that are no UTF-8 become U+FFFD. */
 function* jsonString(chunks: readonly Uint8Array[]): Generator<string> {
   const decoder = new StringDecoder('utf8');

@@ -35,7 +35,13 @@ export async function preloadGateway(log: Logger): Promise<void> {
   const options = {
     ...{ token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024 },
     limits: DEFAULT_LIMITS,
-    ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
+    ...{
+      state: '/nonexistent',
+      slots: 1,
+      queueWaitSeconds: 1,
+      backgroundQueue: 0,
+      keep: { outputBytes: 1, allOutputBytes: 1 },
+    },
   };
   const app = await buildGateway({ ...options, executor: NOBODY, store, metrics, log: silent });
   const headers = { authorization: 'Bearer preload' };

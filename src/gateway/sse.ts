@@ -30,8 +30,24 @@ export async function sendEvents(
   format: StreamFormat,
   lines: AsyncIterable<Buffer>,
 ): Promise<void> {
+  return sendPieces(reply, format, lines, format === 'sse' ? toSse : undefined);
+}
+
+/**
+ * The same for what is in its format already.
+ *
+ * @param pieces between two of one event nothing is waited for
+ */
+export async function sendPieces<T extends string | Buffer>(
+  reply: FastifyReply,
+  format: StreamFormat,
+  pieces: AsyncIterable<T>,
+  encode: (piece: T) => string | Buffer = (piece) => piece,
+): Promise<void> {
   const { raw } = reply;
   reply.hijack();
+  // What onSend would have done.
+  reply.request.ending.answered = true;
   raw.writeHead(200, {
     ...(reply.getHeaders() as Record<string, string>),
     'content-type': `${FORMATS[format]}; charset=utf-8`,
@@ -50,11 +66,10 @@ export async function sendEvents(
     gone.abort();
   });
   try {
-    for await (const piece of lines) {
+    for await (const piece of pieces) {
       if (raw.destroyed) return;
       beat.refresh();
-      if (!raw.write(format === 'sse' ? toSse(piece) : piece))
-        await once(raw, 'drain', { signal: gone.signal });
+      if (!raw.write(encode(piece))) await once(raw, 'drain', { signal: gone.signal });
     }
   } catch (error) {
     // An abort is the end of the client. What else fails leaves the answer without its end, which says so.

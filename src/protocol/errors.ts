@@ -109,6 +109,11 @@ export const ERRORS = {
     hint: 'Wait for `Retry-After` seconds, or send fewer at a time',
   },
   shutting_down: { status: 503, retry: true, hint: 'The server is stopping; try again in a moment' },
+  not_run: {
+    status: 409,
+    retry: true,
+    hint: 'Another item of the batch failed, and `stopOnFailure` was set: mend that one, then send the rest again',
+  },
   cancelled: { status: 499, retry: false, hint: 'The client went away' },
   sandbox_error: {
     status: 500,

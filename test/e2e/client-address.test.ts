@@ -35,7 +35,13 @@ async function audited(
     maxBodyBytes: 1024,
     maxUploadBytes: 1024,
     limits: DEFAULT_LIMITS,
-    ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
+    ...{
+      state: '/nonexistent',
+      slots: 1,
+      queueWaitSeconds: 1,
+      backgroundQueue: 0,
+      keep: { outputBytes: 1, allOutputBytes: 1 },
+    },
     store: Store.open(':memory:', { runs: 0, days: 0 }, log),
   };
   const app = await buildGateway({ ...options, trustedProxy, audit, log });

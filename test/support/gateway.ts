@@ -5,6 +5,7 @@ import { buildGateway, type GatewayOptions } from '../../src/gateway/app.ts';
 import { Store } from '../../src/gateway/store/store.ts';
 import { NOBODY } from './executor.ts';
 import { TOKEN } from './server.ts';
+import { DEFAULT_LIMITS } from '../../src/protocol/limits.ts';
 
 export interface BareGateway {
   readonly app: FastifyInstance;
@@ -20,7 +21,7 @@ export async function bareGateway(options: Partial<GatewayOptions> = {}): Promis
     forbidden: ['rm'],
     maxBodyBytes: 64 * 1024,
     maxUploadBytes: 64 * 1024,
-    limits: { cpuSeconds: 1, outputBytes: 1024 },
+    limits: DEFAULT_LIMITS,
     ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
     store,
     log,

@@ -96,7 +96,13 @@ before(async () => {
     maxBodyBytes: 2 ** 20,
     maxUploadBytes: 1,
     limits: DEFAULT_LIMITS,
-    ...{ state: '/nonexistent', slots: 1, backgroundQueue: 0, keep: { outputBytes: 1, allOutputBytes: 1 } },
+    ...{
+      state: '/nonexistent',
+      slots: 1,
+      queueWaitSeconds: 1,
+      backgroundQueue: 0,
+      keep: { outputBytes: 1, allOutputBytes: 1 },
+    },
     store: Store.open(':memory:', { runs: 0, days: 0 }, log),
     log,
   });

@@ -7,19 +7,19 @@ import type { Executor } from '../../protocol/executor.ts';
 import { OUTCOMES } from '../../protocol/outcome.ts';
 import { RuntimeInfo } from '../../protocol/runtimes.ts';
 import { codeSubject, commandSubject } from '../audit.ts';
-import { requireRuntime, requireWorkspace, type Principal } from '../principal.ts';
+import type { Principal } from '../principal.ts';
 import type { Quota } from '../quota.ts';
 import { addRoute, closed, PAGE_DEFAULT, PageQuery, type Call } from '../route.ts';
 import type { RunBook } from '../runs/book.ts';
-import type { RunOrder } from '../runs/keeper.ts';
+import { recordOf, type RunOrder } from '../runs/keeper.ts';
 import type { LiveRun } from '../runs/live.ts';
 import { PlaceError } from '../runs/log.ts';
 import { viewOf } from '../runs/record.ts';
-import { RunBody, runtimeOf, toRunRequest } from '../runs/request.ts';
+import { orderOf } from '../runs/order.ts';
+import { RunBody } from '../runs/request.ts';
 import { Run, RunEvent, RunPage } from '../runs/schema.ts';
-import { sendRun } from '../runs/answer.ts';
+import { requireResult, sendRun } from '../runs/answer.ts';
 import { formatWanted, sendEvents, type StreamFormat } from '../sse.ts';
-import { recordOf } from '../runs/keeper.ts';
 import type { Store } from '../store/store.ts';
 
 interface Parts {
@@ -226,16 +226,13 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
 type RunCall = Call<unknown, unknown, Static<typeof RunBody>>;
 
 async function run(parts: Parts, { body, principal, request, reply }: RunCall): Promise<FastifyReply> {
-  const runtime = runtimeOf(body);
-  requireRuntime(principal, runtime);
-  if (body.workspace !== undefined) requireWorkspace(principal, body.workspace);
   request.ending.subject = () =>
     body.command === undefined ? codeSubject(body.code ?? '', body.entry) : commandSubject(body.command);
   const key = idempotencyKey(request.headers['idempotency-key']);
   const format = formatWanted(request);
   const kept = body.background === true || key !== undefined;
   if (kept) return background(parts, { body, key, format, principal, reply });
-  const order = orderOf(parts, body, { principal, requestId: request.id, whole: format !== undefined });
+  const order = orderOf(parts, { body, principal, requestId: request.id, whole: format !== undefined });
   const signal = reply.server.calls.signal(reply);
   if (format !== undefined) {
     const live = await parts.book.watch(order, signal);
@@ -244,35 +241,8 @@ async function run(parts: Parts, { body, principal, request, reply }: RunCall): 
   const { run: ended, output } = await parts.book.wait(order, signal);
   const { result } = ended.record;
   if (result !== undefined) request.ending.run = { limits: order.request.limits, result };
-  return answer(ended, output, reply);
-}
-
-interface Asked {
-  readonly principal: Principal;
-  readonly requestId: string;
-  /** All of the output, as it comes. */
-  readonly whole: boolean;
-}
-
-/** @throws NoxError also where the token has no run left */
-function orderOf(
-  { quota, cpuSeconds }: Parts,
-  body: RunBody,
-  { principal, requestId, whole }: Asked,
-): RunOrder {
-  const request = toRunRequest(body, { id: requestId, principal, output: whole ? 'all' : 'bounded' });
-  const admission = quota.admit(principal, body.limits?.cpuSeconds ?? cpuSeconds);
-  const limits =
-    admission.cpuSeconds < cpuSeconds ? { ...body.limits, cpuSeconds: admission.cpuSeconds } : body.limits;
-  return {
-    principal,
-    requestId,
-    runtime: runtimeOf(body),
-    workspace: body.workspace,
-    labels: body.labels ?? {},
-    request: limits === undefined ? request : { ...request, limits },
-    admission,
-  };
+  requireResult(ended);
+  return sendRun(reply, ended.record, output);
 }
 
 interface Kept {
@@ -298,7 +268,7 @@ async function background(
       if (reserved.kind === 'run') id = reserved.run;
       if (reserved.kind !== 'new') return undefined;
     }
-    return orderOf(parts, body, { principal, requestId: reply.request.id, whole: true });
+    return orderOf(parts, { body, principal, requestId: reply.request.id, whole: true });
   });
   if (format !== undefined) return stream(book, id, principal, reply, format, undefined);
   const record = book.record(id, principal);
@@ -310,15 +280,6 @@ async function background(
   const ended = book.record(id, principal);
   if (ended.error !== undefined) throw new NoxError(ended.error.code, ended.error.detail);
   return sendRun(reply, ended, await outputIfKept(book, id, principal));
-}
-
-/** Of a run that its client has waited for. */
-function answer(run: LiveRun, output: Parameters<typeof sendRun>[2], reply: FastifyReply): FastifyReply {
-  const { record, failure, cancelled } = run;
-  if (cancelled === 'stopped' || record.result?.outcome === 'cancelled')
-    throw new NoxError('shutting_down', 'The server stopped while the run was under way');
-  if (failure !== undefined && record.startedAt === null) throw failure;
-  return sendRun(reply, record, output);
 }
 
 async function stream(

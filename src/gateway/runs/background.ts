@@ -181,7 +181,7 @@ export class Background {
     let ended = false;
     try {
       store.durably(() => store.runs.markRunning(id));
-      ended = await run.execute(executor, true);
+      ended = await run.execute(executor, () => true);
       if (!ended) store.runs.markQueued(id);
     } catch (error) {
       // A full disk, say: it has not begun, and waits.

@@ -4,7 +4,7 @@
  * Three ways to be run. `wait`: the client waits for the result; nothing but the record is kept. `watch`: the client
  * reads the events as they come (watching.ts). `background`: the client need not be there (background.ts).
  */
-import { setImmediate as setImmediatePromise } from 'node:timers/promises';
+import { setImmediate as setImmediatePromise, setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
@@ -23,6 +23,8 @@ import { Collected, Logged } from './sink.ts';
 import type { Spool } from './spool.ts';
 import { Watching } from './watching.ts';
 
+/** How often a run that found no room is tried again. */
+const RETRY_MS = 100;
 const TIDY_MS = 10 * 60_000;
 /** In this time a run that was told to end has ended. */
 const CLEANUP_MS = 5000;
@@ -73,14 +75,21 @@ export class RunBook implements RunObserver {
    * Runs it while its client waits.
    *
    * @param signal aborted when the client goes, or is sent away
+   * @param patienceMs for so long a run is tried again that finds no room
    */
-  async wait(order: RunOrder, signal: AbortSignal): Promise<{ run: LiveRun; output: Output }> {
+  async wait(
+    order: RunOrder,
+    signal: AbortSignal,
+    patienceMs = 0,
+  ): Promise<{ run: LiveRun; output: Output }> {
     const sink = new Collected();
     const run = new LiveRun(this.#keeper.newRecord(order), order.request, new AbortController(), sink, this);
     const off = this.#endWith(run, signal);
     this.#waitedFor.add(run);
     this.#begin(run, order);
-    const done = run.execute(this.#options.executor);
+    const until = performance.now() + patienceMs;
+    const mayWait = ({ code }: NoxError) => code !== 'queue_timeout' && performance.now() < until;
+    const done = this.#insist(run, mayWait);
     // The runner is at work meanwhile.
     this.#keeper.insertIfPossible(run.record);
     await done;
@@ -213,6 +222,11 @@ export class RunBook implements RunObserver {
       this.#keeper.finish(run.record);
       this.#live.delete(id);
     });
+  }
+
+  async #insist(run: LiveRun, mayWait: (error: NoxError) => boolean): Promise<void> {
+    while (!(await run.execute(this.#options.executor, mayWait)))
+      await sleep(RETRY_MS, undefined, { signal: run.abort.signal }).catch(() => undefined);
   }
 
   #begin(run: LiveRun, { admission }: RunOrder): void {

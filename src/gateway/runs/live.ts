@@ -69,10 +69,10 @@ export class LiveRun {
   /**
    * Never rejects: what goes wrong is in the record.
    *
-   * @param mayWait one that could not begin yet is left as it is
+   * @param mayWait whether one that could not begin yet is left as it is, to be executed again
    * @returns false where it was left
    */
-  async execute(executor: Executor, mayWait = false): Promise<boolean> {
+  async execute(executor: Executor, mayWait: (error: NoxError) => boolean = () => false): Promise<boolean> {
     const started = Promise.withResolvers<boolean>();
     // What waits for a run that is not begun after all waits on. Others do not tell their beginning.
     const input = this.request.output === 'all' ? once(started.promise, this.#input) : this.#input;
@@ -93,7 +93,7 @@ export class LiveRun {
     } catch (error) {
       const known = asNoxError(error);
       const begun = this.record.startedAt !== null;
-      if (mayWait && !begun && this.#why === undefined && NOT_YET.has(known.code)) return false;
+      if (!begun && this.#why === undefined && NOT_YET.has(known.code) && mayWait(known)) return false;
       this.#end(known);
       return true;
     } finally {

@@ -14,69 +14,77 @@ const FileBody = Type.Union([
   Type.Object({ path: Type.String({ minLength: 1 }), base64: Type.String({ pattern: BASE64 }) }, strict),
 ]);
 
+const COMMON = {
+  runtime: Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: 32,
+      description: 'A name or an alias of `GET /v1/runtimes`; default `python`',
+    }),
+  ),
+  code: Type.Optional(
+    Type.String({
+      description: 'The program. Without it `entry` names one of `files` or of the workspace',
+    }),
+  ),
+  entry: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'Path of the program in the workspace; `code` is saved there',
+    }),
+  ),
+  command: Type.Optional(
+    Type.Array(Type.String(), {
+      minItems: 1,
+      description: 'A program and its arguments, run without a shell, in the place of `runtime`',
+    }),
+  ),
+  args: Type.Optional(Type.Array(Type.String())),
+  stdin: Type.Optional(Type.String()),
+  env: Type.Optional(
+    Type.Record(Type.String({ pattern: ENV_NAME }), Type.String(), {
+      additionalProperties: false,
+      description: 'Variables of the environment, on top of those that every run has',
+    }),
+  ),
+  files: Type.Optional(
+    Type.Array(FileBody, { maxItems: 1000, description: 'Written to the workspace before the run' }),
+  ),
+  workspace: Type.Optional(
+    Type.String({
+      pattern: WORKSPACE_ID,
+      description:
+        'Default: an empty one of its own, which vanishes with the run. `default` is the one of the four calls',
+    }),
+  ),
+  limits: Type.Optional(LimitsRequest),
+  fresh: Type.Optional(Type.Boolean({ description: 'A new interpreter, not a copy of a warm one' })),
+  changes: Type.Optional(
+    Type.Boolean({
+      description: 'The result names the files that were created, changed and removed; needs `workspace`',
+    }),
+  ),
+  labels: Type.Optional(
+    Type.Record(Type.String({ pattern: '^[A-Za-z0-9_.-]{1,64}$' }), Type.String({ maxLength: 256 }), {
+      maxProperties: 16,
+      additionalProperties: false,
+      description: 'Words of the client’s own, given back with the run',
+    }),
+  ),
+};
+
+/** One of a batch. */
+export const ItemBody = Type.Object(COMMON, strict);
+export type ItemBody = Static<typeof ItemBody>;
+
 export const RunBody = Type.Object(
   {
-    runtime: Type.Optional(
-      Type.String({
-        minLength: 1,
-        maxLength: 32,
-        description: 'A name or an alias of `GET /v1/runtimes`; default `python`',
-      }),
-    ),
-    code: Type.Optional(
-      Type.String({
-        description: 'The program. Without it `entry` names one of `files` or of the workspace',
-      }),
-    ),
-    entry: Type.Optional(
-      Type.String({
-        minLength: 1,
-        description: 'Path of the program in the workspace; `code` is saved there',
-      }),
-    ),
-    command: Type.Optional(
-      Type.Array(Type.String(), {
-        minItems: 1,
-        description: 'A program and its arguments, run without a shell, in the place of `runtime`',
-      }),
-    ),
-    args: Type.Optional(Type.Array(Type.String())),
-    stdin: Type.Optional(Type.String()),
-    env: Type.Optional(
-      Type.Record(Type.String({ pattern: ENV_NAME }), Type.String(), {
-        additionalProperties: false,
-        description: 'Variables of the environment, on top of those that every run has',
-      }),
-    ),
-    files: Type.Optional(
-      Type.Array(FileBody, { maxItems: 1000, description: 'Written to the workspace before the run' }),
-    ),
-    workspace: Type.Optional(
-      Type.String({
-        pattern: WORKSPACE_ID,
-        description:
-          'Default: an empty one of its own, which vanishes with the run. `default` is the one of the four calls',
-      }),
-    ),
-    limits: Type.Optional(LimitsRequest),
-    fresh: Type.Optional(Type.Boolean({ description: 'A new interpreter, not a copy of a warm one' })),
+    ...COMMON,
     interactive: Type.Optional(
       Type.Boolean({ description: 'Standard input stays open, for `POST /v1/runs/{id}/stdin`' }),
     ),
-    changes: Type.Optional(
-      Type.Boolean({
-        description: 'The result names the files that were created, changed and removed; needs `workspace`',
-      }),
-    ),
     background: Type.Optional(
       Type.Boolean({ description: 'Answer 202 at once; the run goes on without its client' }),
-    ),
-    labels: Type.Optional(
-      Type.Record(Type.String({ pattern: '^[A-Za-z0-9_.-]{1,64}$' }), Type.String({ maxLength: 256 }), {
-        maxProperties: 16,
-        additionalProperties: false,
-        description: 'Words of the client’s own, given back with the run',
-      }),
     ),
   },
   strict,

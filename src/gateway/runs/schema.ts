@@ -8,18 +8,18 @@ import { closed } from '../route.ts';
 const orNull = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
 const Time = Type.String({ format: 'date-time' });
 
+/** Why it never began. */
+export const RunError = closed({
+  code: Type.Enum(Object.keys(ERRORS) as ErrorCode[]),
+  detail: Type.String(),
+  hint: Type.String(),
+});
 const RUN = {
   id: Type.String(),
   state: Type.Enum(['queued', 'running', 'ended']),
   outcome: orNull(Type.Enum([...OUTCOMES])),
   reason: Type.Optional(Type.String({ description: 'Why Nox ended it' })),
-  error: Type.Optional(
-    closed({
-      code: Type.Enum(Object.keys(ERRORS) as ErrorCode[]),
-      detail: Type.String(),
-      hint: Type.String(),
-    }),
-  ),
+  error: Type.Optional(RunError),
   exitCode: Type.Optional(orNull(Type.Integer({ minimum: 0, maximum: 255 }))),
   signal: Type.Optional(orNull(Type.Integer({ minimum: 1, maximum: 64 }))),
   stage: Type.Optional(Type.Enum(['compile', 'run'])),

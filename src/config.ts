@@ -89,6 +89,29 @@ export const SETTINGS = {
     meaning:
       'File to which every call that runs or changes something is written, and every refused token. Default: none',
   },
+  NOX_STATE: {
+    kind: 'text',
+    default: '/var/lib/nox-api',
+    pattern: ABSOLUTE,
+    shape: 'an absolute path',
+    meaning: "The gateway's own directory: its database of tokens, runs and usage. Only its user can read it",
+  },
+  NOX_KEEP_RUNS: {
+    kind: 'number',
+    unit: 'count',
+    default: 100_000,
+    minimum: 0,
+    maximum: 100_000_000,
+    meaning: 'Ended runs that are kept in it; fewer where the database would grow beyond 1 GiB',
+  },
+  NOX_KEEP_DAYS: {
+    kind: 'number',
+    unit: 'count',
+    default: 30,
+    minimum: 0,
+    maximum: 36_500,
+    meaning: 'Days for which ended runs, and tokens that were revoked, are kept in it',
+  },
   NOX_RUNNER_SOCKET: {
     kind: 'text',
     default: '/run/nox-runner/runner.sock',
@@ -263,6 +286,8 @@ export interface Config {
   readonly port: number;
   readonly trustedProxy: readonly string[];
   readonly auditFile: string;
+  readonly state: string;
+  readonly keep: { readonly runs: number; readonly days: number };
   readonly runnerSocket: string;
   readonly python: string;
   readonly pythonJit: boolean;
@@ -363,6 +388,8 @@ function assemble(values: Values): Config {
     port: number('NOX_PORT'),
     trustedProxy: words(text('NOX_TRUSTED_PROXY')),
     auditFile: text('NOX_AUDIT_FILE'),
+    state: text('NOX_STATE'),
+    keep: { runs: number('NOX_KEEP_RUNS'), days: number('NOX_KEEP_DAYS') },
     runnerSocket: text('NOX_RUNNER_SOCKET'),
     python: text('NOX_PYTHON'),
     pythonJit: text('NOX_PYTHON_JIT') === 'on',

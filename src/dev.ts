@@ -12,8 +12,9 @@ import { buildGateway } from './gateway/app.ts';
 import { AuditFile } from './gateway/audit-file.ts';
 import { listen } from './gateway/listen.ts';
 import { preloadGateway } from './gateway/preload.ts';
+import { Store } from './gateway/store/store.ts';
 import { fail, loadConfig, makeLog, onStop } from './main.ts';
-import { startedAsRoot } from './privilege.ts';
+import { makeDirectoryFor, startedAsRoot } from './privilege.ts';
 import { explainFailure, prepareRunner, startRunner } from './runner/start.ts';
 import { developmentDefaults, stateDir } from './state.ts';
 import { connect } from './transport/in-process.ts';
@@ -38,18 +39,23 @@ const defaults: Defaults = {
 };
 const config = loadConfig('gateway', defaults);
 const log = makeLog(config.logLevel, 'nox');
-if (startedAsRoot) await preloadGateway(log);
+if (startedAsRoot) {
+  await preloadGateway(log);
+  makeDirectoryFor(config.runUid, config.state, 0o700);
+}
 prepareRunner(config);
 
 try {
   const { executor } = await startRunner(config, log);
   const audit = await AuditFile.open(config.auditFile, log);
-  const app = await buildGateway({ ...config, executor: connect(executor), log, audit });
+  const store = Store.open(config.state, config.keep, log);
+  const app = await buildGateway({ ...config, executor: connect(executor), store, log, audit });
   onStop(log, async () => {
     await app.calls.stop(config.stopGraceSeconds);
     await executor.close();
     await app.close();
     await audit?.close();
+    store.close();
   });
   const address = await listen(app, config.bindAddress, config.port);
   const token = given === undefined ? `$(cat ${tokenFile})` : '$NOX_API_TOKEN';

@@ -1,4 +1,4 @@
-/** Where a Nox that is not installed keeps what it needs: its workspaces and its token. */
+/** Where a Nox that is not installed keeps what it needs: its workspaces, its state and its token. */
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { readEnvironment, type Defaults } from './config.ts';
@@ -11,5 +11,10 @@ export function stateDir(): string {
 }
 
 export function developmentDefaults(): Defaults {
-  return { NOX_SANDBOX: join(stateDir(), 'sandbox'), NOX_WORKSPACES: join(stateDir(), 'workspaces') };
+  const dir = stateDir();
+  return {
+    NOX_SANDBOX: join(dir, 'sandbox'),
+    NOX_WORKSPACES: join(dir, 'workspaces'),
+    NOX_STATE: join(dir, 'state'),
+  };
 }

@@ -1,4 +1,4 @@
-/** Takes away what install has made. Workspaces, settings and the users who own them stay, unless `purge` is said. */
+/** Takes away what install has made. Workspaces, tokens, settings and the users who own them stay, unless `purge` is said. */
 import { rmSync } from 'node:fs';
 import { LOGS, SETTINGS_FILE } from './desired.ts';
 import { FIREWALL_FILE } from './firewall.ts';
@@ -14,6 +14,8 @@ const FILES = [
   '/etc/apparmor.d/nox-bwrap',
   '/etc/sysctl.d/99-zz-nox.conf',
 ];
+/** StateDirectory= of its unit: tokens, runs, usage. */
+const GATEWAY_STATE = '/var/lib/nox-api';
 const SYSTEM = '/etc/systemd/system';
 const FIREWALL_UNIT = 'nox-firewall.service';
 
@@ -29,7 +31,7 @@ export function uninstallPlan(
   const units = [...UNIT_NAMES, FIREWALL_UNIT].map((name) => `${SYSTEM}/${name}`);
   const own = ['/opt/nox', STATE, ...units, ...dropIns(host), ...FILES];
   const copies = host.names('/etc/default').filter((name) => name.startsWith('nox-api.bak.'));
-  const data = ['/home/nox', SETTINGS_FILE, ...copies.map((name) => `/etc/default/${name}`)];
+  const data = ['/home/nox', GATEWAY_STATE, SETTINGS_FILE, ...copies.map((name) => `/etc/default/${name}`)];
   const sandbox = parseSettings(host.text(SETTINGS_FILE) ?? '')['NOX_SANDBOX'] ?? '';
   // A place of the administrator's, who may have more in it than runs have made.
   const elsewhere = sandbox === '' || sandbox.startsWith('/home/nox/') ? [] : [sandbox];

@@ -110,7 +110,7 @@ IPAddressAllow=localhost`;
 
 function gateway(settings: UnitSettings): string {
   const online = isLoopback(settings.bindAddress) ? '' : ' network-online.target';
-  return `# Nox's gateway: HTTP, the token, nothing else. It runs no code and writes nothing but its log of calls.
+  return `# Nox's gateway: HTTP, the token, nothing else. It runs no code and writes nothing but its database and its log of calls.
 [Unit]
 Description=Nox API
 # Not Requires=: without the runner it answers, and says so. As it starts after it, it is stopped before it: what is
@@ -126,6 +126,9 @@ User=nox
 Group=nox
 # No just-in-time compiler: it would need memory that is writable and executable.
 ExecStart=${command(NODE[0], '--jitless', NODE[1], `${PROGRAM}/dist/gateway/main.js`)}
+# /var/lib/nox-api: NOX_STATE, the database.
+StateDirectory=nox-api
+StateDirectoryMode=0700
 UMask=0077
 
 # Runs must not starve it, and it is the last of Nox that the kernel ends for want of memory.

@@ -17,14 +17,18 @@ import type { Logger } from 'pino';
 import { ERRORS, NoxError, type ErrorCode } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
 import { auditEntry, outcomeOf, type AuditSink } from './audit.ts';
-import { bearerCheck } from './auth.ts';
 import { watchCalls } from './calls.ts';
 import { clientAddress, trustOf } from './client-address.ts';
 import { onEnding } from './ending.ts';
-import { ADMIN } from './principal.ts';
+import type { Principal } from './principal.ts';
+import { Quota } from './quota.ts';
+import { keepRoutes } from './route.ts';
 import { healthRoute } from './routes/health.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
+import { tokenRoutes } from './routes/v1-tokens.ts';
+import type { Store } from './store/store.ts';
+import { Authenticator } from './tokens.ts';
 
 export interface GatewayOptions {
   readonly executor: Executor;
@@ -34,6 +38,9 @@ export interface GatewayOptions {
   readonly maxUploadBytes: number;
   /** Addresses and blocks whose X-Forwarded-For is believed; none without it. */
   readonly trustedProxy?: readonly string[];
+  /** What a run may use at most. */
+  readonly limits: { readonly cpuSeconds: number };
+  readonly store: Store;
   readonly audit?: AuditSink | undefined;
   readonly log: Logger;
 }
@@ -49,8 +56,9 @@ const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 export async function buildGateway(options: GatewayOptions): Promise<FastifyInstance> {
-  const authorized = bearerCheck(options.token);
-  const { log, audit } = options;
+  const { log, audit, store } = options;
+  const authenticator = new Authenticator(options.token, store.tokens);
+  const quota = new Quota(store.usage);
   const app = Fastify({
     // A logger of its own for each request, which is what Fastify would make, costs more than the line.
     logger: false,
@@ -71,7 +79,12 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
 
   // Node answers `Expect: 100-continue` by itself, before anybody has seen the token: the body would come anyway.
   app.server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
-    if (authorized(request.headers.authorization)) response.writeContinue();
+    try {
+      authenticator.authenticate(request.headers.authorization);
+      response.writeContinue();
+    } catch {
+      // The request itself is refused below, in the shape of every other.
+    }
     app.routing(request, response);
   });
 
@@ -93,12 +106,21 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
       done();
       return;
     }
-    if (authorized(request.headers.authorization)) {
-      request.principal = ADMIN;
+    try {
+      request.principal = authenticator.authenticate(request.headers.authorization);
       done();
-    } else done(new NoxError('unauthorized', 'Unauthorized'));
+    } catch (error) {
+      done(error as Error);
+    }
+  });
+  app.addHook('onSend', (request, reply, _payload, done) => {
+    // As typed there is always one; not so for what needs no token, and for what was refused.
+    const principal = request.principal as Principal | undefined;
+    if (principal !== undefined) void reply.headers(quota.headers(principal));
+    done();
   });
   watchCalls(app);
+  keepRoutes(app);
   app.setErrorHandler<FastifyError | NoxError>((error, request, reply) =>
     sendError(app.calls.explain(toNoxError(error, request, log)), reply),
   );
@@ -126,7 +148,8 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   await app.register((scope) => {
     putRoute(scope, options.executor, options.maxUploadBytes);
   });
-  runRoutes(app, options.executor, options.forbidden);
+  runRoutes(app, options, quota);
+  tokenRoutes(app, store, quota);
   return app;
 }
 

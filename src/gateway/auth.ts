@@ -3,12 +3,17 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
 
-/** @returns a check of an `Authorization` header; the scheme is case-insensitive (RFC 9110, section 11.1) */
+/** @returns the token of an `Authorization` header; the scheme is case-insensitive (RFC 9110, section 11.1) */
+export function bearerOf(header: string | undefined): string | undefined {
+  return /^bearer +(\S+) *$/i.exec(header ?? '')?.[1];
+}
+
+/** @returns a check of an `Authorization` header */
 export function bearerCheck(token: string): (header: string | undefined) => boolean {
   // Digests have one length, so that the comparison tells nothing about the token's.
   const expected = digest(token);
   return (header) => {
-    const match = /^bearer +(\S+) *$/i.exec(header ?? '');
-    return match?.[1] !== undefined && timingSafeEqual(digest(match[1]), expected);
+    const given = bearerOf(header);
+    return given !== undefined && timingSafeEqual(digest(given), expected);
   };
 }

@@ -7,6 +7,7 @@ import type { Logger } from 'pino';
 import { NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
 import { buildGateway } from './app.ts';
+import { Store } from './store/store.ts';
 
 const refuse = () => Promise.reject(new NoxError('shutting_down', 'preload'));
 
@@ -23,10 +24,14 @@ const NOBODY: Executor = {
   close: () => Promise.resolve(),
 };
 
+const TOKEN = '{"name":"x","scopes":["run"]}';
+
 export async function preloadGateway(log: Logger): Promise<void> {
   const silent = log.child({}, { level: 'silent' });
-  const options = { token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024, log: silent };
-  const app = await buildGateway({ ...options, executor: NOBODY });
+  const store = Store.open(':memory:', { runs: 0, days: 0 }, silent);
+  const limits = { cpuSeconds: 1 };
+  const options = { token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024, limits };
+  const app = await buildGateway({ ...options, executor: NOBODY, store, log: silent });
   const headers = { authorization: 'Bearer preload' };
   const form = '--b\r\ncontent-disposition: form-data; name="f"; filename="x"\r\n\r\nx\r\n--b--\r\n';
   await app.inject({ url: '/health' });
@@ -35,5 +40,11 @@ export async function preloadGateway(log: Logger): Promise<void> {
   await app.inject({ method: 'POST', url: '/run_sh', headers, payload: '{' });
   const multipart = { ...headers, 'content-type': 'multipart/form-data; boundary=b' };
   await app.inject({ method: 'POST', url: '/put?path=x', headers: multipart, payload: form });
+  const { secret } = (await app.inject({ method: 'POST', url: '/v1/tokens', headers, payload: TOKEN })).json<{
+    secret: string;
+  }>();
+  await app.inject({ url: '/v1/tokens/self', headers: { authorization: `Bearer ${secret}` } });
+  await app.inject({ url: '/v1/tokens?limit=1', headers });
   await app.close();
+  store.close();
 }

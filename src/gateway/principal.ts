@@ -1,5 +1,5 @@
 /** Who a request comes from, and what they may do: decided once, when the token is checked; asked by each route. */
-import type { FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import { NoxError } from '../protocol/errors.ts';
 
 declare module 'fastify' {
@@ -13,26 +13,44 @@ declare module 'fastify' {
 export const SCOPES = ['run', 'files', 'admin'] as const;
 export type Scope = (typeof SCOPES)[number];
 
+/** What a token may use; a missing one has no bound. */
+export interface Quotas {
+  /** Runs at one time. */
+  readonly concurrentRuns?: number;
+  readonly runsPerMinute?: number;
+  /** CPU time of all its runs in a UTC day, in seconds. */
+  readonly cpuSecondsPerDay?: number;
+  /** Of all its workspaces together. */
+  readonly storageBytes?: number;
+}
+
 export interface Principal {
   /** `admin` for NOX_API_TOKEN, else the id of the token. */
   readonly id: string;
+  readonly name: string;
   readonly scopes: ReadonlySet<Scope>;
   /** Names of runtimes; undefined: all. */
   readonly runtimes: ReadonlySet<string> | undefined;
   /** Ids of workspaces; undefined: all. */
   readonly workspaces: ReadonlySet<string> | undefined;
+  readonly quotas: Quotas;
+  /** Milliseconds since 1970; null: never. */
+  readonly expires: number | null;
 }
 
 /** Of NOX_API_TOKEN, the administrator's. */
 export const ADMIN: Principal = {
   id: 'admin',
+  name: 'NOX_API_TOKEN',
   scopes: new Set(SCOPES),
   runtimes: undefined,
   workspaces: undefined,
+  quotas: {},
+  expires: null,
 };
 
 /** The workspace of the four calls. */
-export const DEFAULT_WORKSPACE = 'default';
+const DEFAULT_WORKSPACE = 'default';
 
 /** @throws NoxError `forbidden` */
 export function requireScope(request: FastifyRequest, scope: Scope): Principal {
@@ -43,6 +61,20 @@ export function requireScope(request: FastifyRequest, scope: Scope): Principal {
       `The token lacks the scope \`${scope}\` for ${request.method} ${request.url.split('?')[0] ?? ''}`,
     );
   return principal;
+}
+
+/** `onRequest` of the four calls: before the body is read. */
+export function mayUseDefault(scope: Scope, runtime?: string) {
+  return (request: FastifyRequest, _reply: FastifyReply, done: (error?: Error) => void): void => {
+    try {
+      const principal = requireScope(request, scope);
+      requireWorkspace(principal, DEFAULT_WORKSPACE);
+      if (runtime !== undefined) requireRuntime(principal, runtime);
+      done();
+    } catch (error) {
+      done(error as Error);
+    }
+  };
 }
 
 /** @throws NoxError `forbidden` */

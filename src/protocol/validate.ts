@@ -5,6 +5,8 @@ import { NoxError } from './errors.ts';
 
 /** The most of a wrong value that a message repeats. */
 const SHOWN = 100;
+/** The most names that a message repeats. */
+const SHOWN_NAMES = 5;
 
 interface SchemaError {
   readonly instancePath: string;
@@ -34,6 +36,11 @@ function explain(value: unknown, all: readonly SchemaError[]): string {
     const { requiredProperties } = error.params as { requiredProperties: string[] };
     const missing = requiredProperties.map((name) => fieldName(`${error.instancePath}/${name}`));
     return `${missing.join(', ')}: missing`;
+  }
+  // What a schema with `additionalProperties: false` does not know.
+  if (error.keyword === 'boolean') {
+    const unknown = errors.filter(({ keyword }) => keyword === 'boolean').slice(0, SHOWN_NAMES);
+    return `${unknown.map(({ instancePath }) => cut(fieldName(instancePath))).join(', ')}: no such member`;
   }
   const name = fieldName(error.instancePath);
   const shown = show(valueAt(value, error.instancePath));
@@ -79,6 +86,7 @@ function valueAt(value: unknown, pointer: string): unknown {
 }
 
 function show(value: unknown): string {
-  const text = value === undefined ? 'nothing' : JSON.stringify(value);
-  return text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text;
+  return cut(value === undefined ? 'nothing' : JSON.stringify(value));
 }
+
+const cut = (text: string): string => (text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text);

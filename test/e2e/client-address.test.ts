@@ -5,6 +5,7 @@ import { after, before, describe, test } from 'node:test';
 import { pino } from 'pino';
 import { parseConfig } from '../../src/config.ts';
 import { buildGateway } from '../../src/gateway/app.ts';
+import { Store } from '../../src/gateway/store/store.ts';
 import { trustOf } from '../../src/gateway/client-address.ts';
 import { NOBODY } from '../support/executor.ts';
 import { post, startServer, type Server } from '../support/server.ts';
@@ -32,6 +33,8 @@ async function audited(
     forbidden: [],
     maxBodyBytes: 1024,
     maxUploadBytes: 1024,
+    limits: { cpuSeconds: 1 },
+    store: Store.open(':memory:', { runs: 0, days: 0 }, log),
   };
   const app = await buildGateway({ ...options, trustedProxy, audit, log });
   await app.listen({ host, port: 0 });

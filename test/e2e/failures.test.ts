@@ -248,6 +248,7 @@ describe('settings', () => {
         NOX_PORT: '0',
         NOX_SANDBOX: join(dir, 'sandbox'),
         NOX_WORKSPACES: join(dir, 'workspaces'),
+        NOX_STATE: join(dir, 'state'),
       };
       const { status, stderr } = program('dev.js', { ...base, ...env });
       assert.equal(status, 1);
@@ -264,6 +265,7 @@ describe('settings', () => {
         NOX_PORT: new URL(server.url).port,
         NOX_SANDBOX: join(dir, 'sandbox'),
         NOX_WORKSPACES: join(dir, 'workspaces'),
+        NOX_STATE: join(dir, 'state'),
       };
       const { status, stderr } = program('dev.js', env);
       assert.equal(status, 1);

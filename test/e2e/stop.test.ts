@@ -204,6 +204,7 @@ describe('what the service manager is told', () => {
         WATCHDOG_USEC: '600000',
         NOX_API_TOKEN: TOKEN,
         NOX_RUNNER_SOCKET: join(dir, 'no-runner'),
+        NOX_STATE: join(dir, 'state'),
         NOX_PORT: '0',
         NOX_LOG_LEVEL: 'silent',
         NOX_STOP_GRACE: '5',

@@ -126,6 +126,8 @@ test('writes outside of the workspace by names that the gateway would have refus
   assert.deepEqual(readdirSync(dirname(server.workspace)).sort(), [
     'runner.sock',
     basename(server.workspace),
+    // The gateway's own (NOX_STATE).
+    'state',
   ]);
 });
 

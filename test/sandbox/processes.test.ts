@@ -401,6 +401,7 @@ test('uses a descriptor that the server was started with', async () => {
         NOX_API_TOKEN: TOKEN,
         NOX_SANDBOX: join(dir, 'sandbox'),
         NOX_WORKSPACES: join(dir, 'workspaces'),
+        NOX_STATE: join(dir, 'state'),
         NOX_PORT: '0',
       },
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -52,6 +52,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
     NOX_API_TOKEN: TOKEN,
     NOX_SANDBOX: workspace,
     NOX_WORKSPACES: join(dir, 'workspaces'),
+    NOX_STATE: join(dir, 'state'),
     NOX_PORT: '0',
     // Tests that end while runs are under way need not wait for them.
     NOX_STOP_GRACE: '0',

@@ -7,6 +7,7 @@ import fc from 'fast-check';
 import type { FastifyInstance } from 'fastify';
 import pino from 'pino';
 import { buildGateway } from '../../src/gateway/app.ts';
+import { Store } from '../../src/gateway/store/store.ts';
 import type { Executor } from '../../src/protocol/executor.ts';
 import type { RunRequest } from '../../src/protocol/messages.ts';
 import { NOBODY } from '../support/executor.ts';
@@ -93,6 +94,8 @@ before(async () => {
     forbidden: [],
     maxBodyBytes: 2 ** 20,
     maxUploadBytes: 1,
+    limits: { cpuSeconds: 1 },
+    store: Store.open(':memory:', { runs: 0, days: 0 }, log),
     log,
   });
 });

@@ -14,6 +14,10 @@ const Body = Type.Object({
     Type.Object({ list: Type.Array(Type.Object({ size: Type.Integer({ minimum: 1 }) })) }),
   ),
 });
+const Closed = Type.Object(
+  { a: Type.Optional(Type.Object({}, { additionalProperties: false })) },
+  { additionalProperties: false },
+);
 const Command = Type.Object({ cmd: Type.Union([Type.String(), Type.Array(Type.String())]) });
 const RUN = { id: 'a', program: { kind: 'python', code: '', args: [] } };
 
@@ -38,6 +42,12 @@ describe('validator', () => {
     ['a wrong type', Body, { code: 5 }, 'code: 5 must be string'],
     ['null for an optional field', Body, { code: '', filename: null }, 'filename: null must be string'],
     ['a missing field', Body, {}, 'code: missing'],
+    ['an unknown member', Closed, { b: 1 }, 'b: no such member'],
+    ['unknown members', Closed, { b: 1, c: 2 }, 'b, c: no such member'],
+    ['an unknown member further down', Closed, { a: { b: 1 } }, 'a.b: no such member'],
+    ['a name of the prototype', Closed, JSON.parse('{"__proto__":1}'), '__proto__: no such member'],
+    ['another', Closed, { constructor: 1 }, 'constructor: no such member'],
+    ['a long name', Closed, { ['x'.repeat(1000)]: 1 }, `${'x'.repeat(100)}…: no such member`],
     ['an element of a list', Body, { code: '', args: ['a', 5] }, 'args.1: 5 must be string'],
     ['a list that is none', Body, { code: '', args: 'a' }, 'args: "a" must be array'],
     [

@@ -111,7 +111,7 @@ test('a machine of the package', { timeout: 4 * HOURS }, async (t) => {
       .split('\n');
     await m.succeed(apt('purge nox'), SLOW);
     const places =
-      '/opt/nox /usr/lib/nox /home/nox /var/lib/nox-admin /etc/default/nox-api /etc/logrotate.d/nox';
+      '/opt/nox /usr/lib/nox /home/nox /var/lib/nox-admin /var/lib/nox-api /etc/default/nox-api /etc/logrotate.d/nox';
     assert.equal(
       (
         await m.execute(

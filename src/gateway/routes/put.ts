@@ -4,12 +4,14 @@ import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
 import { validator } from '../../protocol/validate.ts';
 import { pathSubject } from '../audit.ts';
+import { mayUseDefault } from '../principal.ts';
 
 const checkQuery = validator(Type.Object({ path: Type.String() }));
 
 /** `POST /put?path=P` with the multipart field `f`: streams the file into the workspace, answers where it is. */
 export function putRoute(app: FastifyInstance, executor: Executor, maxUploadBytes: number): void {
-  app.post('/put', { bodyLimit: Number.MAX_SAFE_INTEGER }, async (request, reply) => {
+  const route = { bodyLimit: Number.MAX_SAFE_INTEGER, onRequest: mayUseDefault('files') };
+  app.post('/put', route, async (request, reply) => {
     const { path } = checkQuery(request.query);
     request.ending.subject = () => pathSubject(path);
     if (!request.isMultipart()) {

@@ -9,6 +9,8 @@ import type { RunRequest, RunResult } from '../../protocol/messages.ts';
 import { validator } from '../../protocol/validate.ts';
 import { codeSubject, commandSubject } from '../audit.ts';
 import { jsonObject } from '../json-stream.ts';
+import { mayUseDefault } from '../principal.ts';
+import type { Quota } from '../quota.ts';
 import { splitWords } from '../words.ts';
 
 const RunPyBody = Type.Object({
@@ -25,8 +27,32 @@ const RunShBody = Type.Object({
 const checkPy = validator(RunPyBody);
 const checkSh = validator(RunShBody);
 
-export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: readonly string[]): void {
-  app.post('/run_py', async (request, reply) => {
+interface RunOptions {
+  readonly executor: Executor;
+  readonly forbidden: readonly string[];
+  readonly limits: { readonly cpuSeconds: number };
+}
+
+export function runRoutes(app: FastifyInstance, options: RunOptions, quota: Quota): void {
+  const { executor, forbidden, limits } = options;
+  const answer = async (request: RunRequest, reply: FastifyReply): Promise<FastifyReply> => {
+    const admission = quota.admit(reply.request.principal, limits.cpuSeconds);
+    const { cpuSeconds } = admission;
+    const lower = cpuSeconds < limits.cpuSeconds ? { limits: { cpuSeconds } } : {};
+    try {
+      const collected = await collect(executor, { ...request, ...lower }, reply);
+      const { userSeconds, systemSeconds } = collected.result.usage;
+      admission.charge(userSeconds + systemSeconds);
+      send(reply, collected);
+    } catch (error) {
+      if (error instanceof NoxError && error.code === 'cancelled') admission.charge(undefined);
+      throw error;
+    } finally {
+      admission.release();
+    }
+    return reply;
+  };
+  app.post('/run_py', { onRequest: mayUseDefault('run', 'python') }, async (request, reply) => {
     const { code, filename, args, stdin, fresh } = checkPy(request.body);
     request.ending.subject = () => codeSubject(code, filename);
     if (filename === '') throw new NoxError('invalid_path', 'filename: is empty');
@@ -37,9 +63,10 @@ export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: r
       ...(filename === undefined ? {} : { filename }),
       ...(fresh === undefined ? {} : { fresh }),
     };
-    return answer(executor, { id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
+    return answer({ id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
   });
-  app.post('/run_sh', async (request, reply) => {
+  // Any program, as a shell would run it.
+  app.post('/run_sh', { onRequest: mayUseDefault('run', 'bash') }, async (request, reply) => {
     const { cmd, stdin } = checkSh(request.body);
     const argv = typeof cmd === 'string' ? wordsOf(cmd) : cmd;
     request.ending.subject = () => commandSubject(argv);
@@ -47,7 +74,7 @@ export function runRoutes(app: FastifyInstance, executor: Executor, forbidden: r
     if (first.trim() === '') throw new NoxError('empty_command', 'Empty command');
     if (forbidden.includes(first)) throw new NoxError('forbidden_command', 'Forbidden command');
     const program = { kind: 'command' as const, argv };
-    return answer(executor, { id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
+    return answer({ id: request.id, program, ...(stdin === undefined ? {} : { stdin }) }, reply);
   });
 }
 
@@ -59,22 +86,23 @@ function wordsOf(cmd: string): string[] {
   }
 }
 
-async function answer(executor: Executor, request: RunRequest, reply: FastifyReply): Promise<FastifyReply> {
+interface Collected {
+  readonly result: RunResult;
+  readonly stdout: Uint8Array[];
+  readonly stderr: Uint8Array[];
+}
+
+async function collect(executor: Executor, request: RunRequest, reply: FastifyReply): Promise<Collected> {
   const stdout: Uint8Array[] = [];
   const stderr: Uint8Array[] = [];
   for await (const event of executor.run(request, reply.server.calls.signal(reply))) {
     if (event.type === 'output') (event.stream === 'stdout' ? stdout : stderr).push(event.data);
-    else if (event.type === 'end') return send(reply, event.result, stdout, stderr);
+    else if (event.type === 'end') return { result: event.result, stdout, stderr };
   }
   throw new NoxError('runner_unavailable', 'The runner gave no result');
 }
 
-function send(
-  reply: FastifyReply,
-  result: RunResult,
-  stdout: Uint8Array[],
-  stderr: Uint8Array[],
-): FastifyReply {
+function send(reply: FastifyReply, { result, stdout, stderr }: Collected): FastifyReply {
   const { outcome } = result;
   void reply.header('nox-outcome', outcome).type('application/json; charset=utf-8');
   // The client is still there: it was the server that ended the run.

@@ -55,7 +55,7 @@ async function* tarOf(
       if (file === undefined) continue;
       try {
         const size = Number(file.stats.size);
-        yield tarHeader({ ...facts, type: 'file', size });
+        yield tarHeader({ ...facts, mode: Number(file.stats.mode), type: 'file', size });
         yield* contents(file.fd, size);
         yield tarPadding(size);
       } finally {
@@ -84,7 +84,12 @@ export async function* packZip(
     const file = isFile ? openEntry(entry) : undefined;
     if (isFile && file === undefined) continue;
     const facts: ZipEntry = {
-      ...{ name, mode: Number(stats.mode), mtime: Number(stats.mtimeMs) / 1000, deflated: isFile },
+      ...{
+        name,
+        mode: Number((file ?? entry).stats.mode),
+        mtime: Number(stats.mtimeMs) / 1000,
+        deflated: isFile,
+      },
     };
     const start = offset;
     const header = zipLocalHeader(facts);

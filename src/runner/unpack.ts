@@ -10,7 +10,7 @@ import { extract } from 'tar-stream';
 import yauzl from 'yauzl';
 import { NoxError } from '../protocol/errors.ts';
 import { PATH_MAX } from '../protocol/messages.ts';
-import { ENTRIES_MAX, hostile, type Staging } from './staging.ts';
+import { ENTRIES_MAX, hostile, type Facts, type Staging } from './staging.ts';
 
 type Bytes = AsyncIterable<Uint8Array>;
 
@@ -27,11 +27,30 @@ class Blame {
     }
   }
 
-  async own<T>(work: () => Promise<T> | T): Promise<T> {
+  own(work: () => void): void {
     try {
-      return await work();
+      work();
     } catch (error) {
       this.#own ??= error;
+      throw error;
+    }
+  }
+
+  /** Of a content that turns out to be damaged it is the archive's fault; else of who writes it. */
+  async file(staging: Staging, name: string, facts: Facts, content: Bytes): Promise<void> {
+    const damaged: unknown[] = [];
+    const watched = async function* (): AsyncGenerator<Uint8Array> {
+      try {
+        yield* content;
+      } catch (error) {
+        damaged.push(error);
+        throw error;
+      }
+    };
+    try {
+      await staging.file(name, facts, watched());
+    } catch (error) {
+      if (damaged.length === 0) this.#own ??= error;
       throw error;
     }
   }
@@ -57,7 +76,7 @@ export async function unpackTar(body: Bytes, staging: Staging): Promise<void> {
   fed.catch(() => undefined);
   try {
     for await (const entry of reader) {
-      await blame.own(() => placeTarEntry(entry.header as unknown as TarHeader, entry as Bytes, staging));
+      await placeTarEntry(entry.header as unknown as TarHeader, entry as Bytes, staging, blame);
       entry.resume();
     }
     await fed;
@@ -80,7 +99,12 @@ interface TarHeader {
   readonly pax: Readonly<Record<string, string>> | null;
 }
 
-async function placeTarEntry(header: TarHeader, content: Bytes, staging: Staging): Promise<void> {
+async function placeTarEntry(
+  header: TarHeader,
+  content: Bytes,
+  staging: Staging,
+  blame: Blame,
+): Promise<void> {
   const { type, mode, mtime, size } = header;
   // What a pax header gives is text, everything else is bytes.
   const name = header.pax?.['path'] === undefined ? header.name : bytes(header.name);
@@ -90,10 +114,22 @@ async function placeTarEntry(header: TarHeader, content: Bytes, staging: Staging
     throw hostile(`${name}: a sparse file, which this reader does not know`);
   const seconds = mtime.getTime() / 1000;
   const facts = { mode, mtime: Number.isFinite(seconds) ? seconds : 0 };
-  if (type === 'directory') staging.directory(name);
-  else if (type === 'file' || type === 'contiguous-file') await staging.file(name, facts, content);
-  else if (type === 'symlink') staging.link(name, target);
-  else if (type === 'link') staging.hardLink(name, target);
+  const place = (work: () => void) => {
+    blame.own(work);
+  };
+  if (type === 'file' || type === 'contiguous-file') await blame.file(staging, name, facts, content);
+  else if (type === 'directory')
+    place(() => {
+      staging.directory(name);
+    });
+  else if (type === 'symlink')
+    place(() => {
+      staging.link(name, target);
+    });
+  else if (type === 'link')
+    place(() => {
+      staging.hardLink(name, target);
+    });
   else throw hostile(`${name}: ${type ?? 'an entry of unknown type'}, which is no file, directory or link`);
   if (type !== 'file' && type !== 'contiguous-file' && type !== 'directory' && size > 0)
     throw hostile(`${name}: a ${type} with content`);
@@ -172,7 +208,7 @@ async function placeZipEntry(
   if (![STORED, DEFLATED].includes(entry.compressionMethod))
     throw hostile(`${name}: compressed by method ${String(entry.compressionMethod)}; take deflate or none`);
   if (name.endsWith('/') || kind === DIRECTORY) {
-    await blame.own(() => {
+    blame.own(() => {
       staging.directory(name);
     });
     return;
@@ -184,27 +220,12 @@ async function placeZipEntry(
     if (entry.uncompressedSize > PATH_MAX) throw hostile(`${name}: a link that is too long`);
     const target: Uint8Array[] = [];
     for await (const piece of content) target.push(piece);
-    await blame.own(() => {
+    blame.own(() => {
       staging.link(name, Buffer.concat(target).toString('latin1'));
     });
     return;
   }
-  // A damaged content is the archive's fault, and comes up inside.
-  const damaged: unknown[] = [];
-  const watched = async function* (): AsyncGenerator<Uint8Array> {
-    try {
-      yield* content;
-    } catch (error) {
-      damaged.push(error);
-      throw error;
-    }
-  };
-  try {
-    await staging.file(name, facts, watched());
-  } catch (error) {
-    if (damaged.length > 0) throw error;
-    await blame.own(() => Promise.reject(error as Error));
-  }
+  await blame.file(staging, name, facts, content);
 }
 
 function openContent(zip: yauzl.ZipFile, entry: yauzl.Entry): Promise<Readable> {

@@ -1,0 +1,55 @@
+/** A workspace in a directory of its own, without sandboxes. */
+import { mkdirSync, mkdtempSync, realpathSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DiskWatch } from '../../src/runner/disk.ts';
+import { Files } from '../../src/runner/files.ts';
+import { Workspace } from '../../src/runner/workspace.ts';
+import { WorkspaceState } from '../../src/runner/workspaces.ts';
+
+const MIB = 2 ** 20;
+
+/** What has been taken, never counted. */
+class Ledger extends DiskWatch {
+  override count(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+export interface Bench {
+  readonly outside: string;
+  readonly path: string;
+  readonly files: Files;
+  readonly disk: DiskWatch;
+  readonly state: WorkspaceState;
+  close(): void;
+}
+
+/** Runs see it at /shown. */
+export function makeWorkspace(limitBytes = 100 * MIB): Bench {
+  const outside = realpathSync(mkdtempSync(join(tmpdir(), 'nox-files-')));
+  const path = join(outside, 'w');
+  mkdirSync(path);
+  const disk = new Ledger(path, limitBytes, () => undefined);
+  const state = new WorkspaceState('default', new Workspace(path, '/shown'), disk);
+  return {
+    ...{ outside, path, disk, state, files: new Files(state, 100 * MIB) },
+    close: () => {
+      rmSync(outside, { recursive: true, force: true });
+    },
+  };
+}
+
+export async function* pieces(...parts: (string | Uint8Array | Error)[]): AsyncGenerator<Uint8Array> {
+  for (const part of parts) {
+    await Promise.resolve();
+    if (part instanceof Error) throw part;
+    yield Buffer.from(part as Uint8Array);
+  }
+}
+
+export async function all(body: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const parts: Uint8Array[] = [];
+  for await (const part of body) parts.push(part);
+  return Buffer.concat(parts);
+}

@@ -35,6 +35,7 @@ export interface RunBookOptions {
   readonly spool: Spool;
   readonly slots: number;
   readonly queue: number;
+  readonly queueBytes?: number;
   /** What is shown of each stream of a run that is kept, in bytes. */
   readonly outputBytes: number;
   readonly log: Logger;

@@ -13,6 +13,8 @@ export interface Server {
   readonly workspace: string;
   /** The processes: one for `make run`'s way, gateway and runner for the split one. */
   readonly processes: readonly ChildProcess[];
+  /** Of a split server: starts one half anew, on the same files; it must have ended. */
+  start(half: 'runner' | 'gateway'): Promise<Server>;
   /** What the processes have written to their logs. */
   log(): string;
   stop(): Promise<void>;
@@ -87,18 +89,34 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
     await Promise.all(children.map(end));
     await rm(dir, { recursive: true, force: true });
   };
+  const startRunner = () => start([...NODE_FLAGS, dist('runner/main.js')], /"msg":"listening"/);
+  const startGateway = () =>
+    start([...NODE_FLAGS, '--jitless', dist('gateway/main.js')], /"address":"(http:[^"]+)"/);
+  const describe = (address: RegExpExecArray): Server => {
+    const started = {
+      url: address[1] ?? '',
+      token: TOKEN,
+      workspace,
+      processes: children,
+      log: () => log,
+      stop,
+    };
+    return {
+      ...started,
+      start: async (half) => {
+        // What it waits for is said again.
+        log = '';
+        if (half === 'gateway') return describe(await startGateway());
+        await startRunner();
+        return describe(address);
+      },
+    };
+  };
   try {
-    let address: RegExpExecArray;
-    if (options.split === true) {
-      await start([...NODE_FLAGS, dist('runner/main.js')], /"msg":"listening"/);
-      address = await start(
-        [...NODE_FLAGS, '--jitless', dist('gateway/main.js')],
-        /"address":"(http:[^"]+)"/,
-      );
-    } else {
-      address = await start([...NODE_FLAGS, dist('dev.js')], /Nox is listening on (\S+)/);
-    }
-    return { url: address[1] ?? '', token: TOKEN, workspace, processes: children, log: () => log, stop };
+    if (options.split !== true)
+      return describe(await start([...NODE_FLAGS, dist('dev.js')], /Nox is listening on (\S+)/));
+    await startRunner();
+    return describe(await startGateway());
   } catch (error) {
     await stop();
     throw error;
@@ -125,6 +143,23 @@ export async function withServer(
   } finally {
     await server.stop();
   }
+}
+
+/** Ends one half of a split server, where it has not ended, and starts it anew. */
+export async function restart(
+  server: Server,
+  half: 'runner' | 'gateway',
+  signal: NodeJS.Signals = 'SIGTERM',
+): Promise<Server> {
+  const child = server.processes.findLast(({ spawnargs }) =>
+    spawnargs.some((each) => each.endsWith(`/${half}/main.js`)),
+  );
+  if (child !== undefined && child.exitCode === null && child.signalCode === null) {
+    const exited = once(child, 'exit');
+    child.kill(signal);
+    await exited;
+  }
+  return server.start(half);
 }
 
 const EVENTUALLY_MS = 20_000;

@@ -20,7 +20,7 @@ import type { Spool } from './spool.ts';
 
 /** How often a run that could not begin is tried again. */
 const RETRY_MS = 500;
-/** Of the requests that wait, in memory. */
+/** Of the requests of those that have not ended, which are in memory. */
 const QUEUE_BYTES = 256 * 1024 * 1024;
 
 export interface BackgroundOptions {
@@ -32,6 +32,8 @@ export interface BackgroundOptions {
   readonly slots: number;
   /** Runs that may wait (NOX_BACKGROUND_QUEUE). */
   readonly queue: number;
+  /** Default: 256 MiB. */
+  readonly queueBytes?: number;
   readonly log: Logger;
 }
 
@@ -109,12 +111,12 @@ export class Background {
   }
 
   #checkRoom(bytes: number): void {
-    const { queue } = this.#options;
+    const { queue, queueBytes = QUEUE_BYTES } = this.#options;
     const full = (message: string) => new NoxError('queue_full', message, { retryAfter: 5 });
     if (this.#queued.length >= queue)
       throw full(`${String(queue)} runs are waiting in the background (NOX_BACKGROUND_QUEUE)`);
-    if (this.#allBytes + bytes > QUEUE_BYTES)
-      throw full(`The requests of the runs in the background have ${String(QUEUE_BYTES)} bytes`);
+    if (this.#allBytes + bytes > queueBytes)
+      throw full(`The requests of the runs in the background may have ${String(queueBytes)} bytes together`);
   }
 
   /** Begins what there is room for. */

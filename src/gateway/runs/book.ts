@@ -37,6 +37,7 @@ export interface RunBookOptions {
   readonly spool: Spool;
   readonly slots: number;
   readonly queue: number;
+  readonly queueBytes?: number;
   /** What is shown of each stream of a run that is kept, in bytes. */
   readonly outputBytes: number;
   /** Told of the end of each run whose client does not wait for it. */

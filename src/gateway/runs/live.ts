@@ -15,6 +15,8 @@ export type CancelReason = 'client' | 'abandoned' | 'stopped';
 
 /** Input that waits for the run; more is refused. */
 const INPUT_BYTES = 1024 * 1024;
+/** What each piece of it takes besides, about. */
+const PIECE_COSTS = 512;
 /** Neither is the fault of the run, nor of its request: the same may be tried again. */
 const NOT_YET = new Set(['queue_full', 'queue_timeout', 'runner_unavailable', 'shutting_down']);
 
@@ -175,6 +177,8 @@ async function* once<T>(first: Promise<boolean>, then: AsyncIterable<T>): AsyncG
   if (await first) yield* then;
 }
 
+const costOf = (input: RunInput): number => PIECE_COSTS + (input.type === 'stdin' ? input.data.length : 0);
+
 /** From calls that come and go to the loop that feeds the run. */
 class InputQueue implements AsyncIterable<RunInput> {
   readonly #waiting: RunInput[] = [];
@@ -184,7 +188,7 @@ class InputQueue implements AsyncIterable<RunInput> {
 
   /** @returns false where there is no room */
   push(input: RunInput): boolean {
-    const bytes = input.type === 'stdin' ? input.data.length : 0;
+    const bytes = costOf(input);
     if (this.#bytes > 0 && this.#bytes + bytes > INPUT_BYTES) return false;
     this.#bytes += bytes;
     this.#waiting.push(input);
@@ -202,7 +206,7 @@ class InputQueue implements AsyncIterable<RunInput> {
       const next = this.#waiting.shift();
       if (next !== undefined) {
         yield next;
-        if (next.type === 'stdin') this.#bytes -= next.data.length;
+        this.#bytes -= costOf(next);
       } else if (this.#ended) return;
       else
         await new Promise<void>((resolve) => {

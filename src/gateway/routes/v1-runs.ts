@@ -85,7 +85,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
         stdin: 'you',
         env: { GREETING: 'hello' },
       },
-      command: { command: ['python3', '-c', 'print(1)'], limits: { wallSeconds: 5 } },
+      command: { command: ['python3', '-c', 'print(1)'], limits: { wallSeconds: 2 } },
       files: {
         entry: 'main.py',
         files: [
@@ -215,7 +215,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     summary: 'What this server can run, by having run it',
     scope: 'run',
     answers: { 200: closed({ runtimes: Type.Array(RuntimeInfo) }) },
-    errors: ['runner_unavailable', 'queue_full', 'queue_timeout'],
+    errors: ['runner_unavailable', 'queue_full', 'queue_timeout', 'sandbox_error'],
     handler: async ({ principal, reply }) => {
       const runtimes = await executor.ask('runtimes', {}, reply.server.calls.signal(reply));
       return { runtimes: runtimes.filter(({ name }) => principal.runtimes?.has(name) !== false) };
@@ -339,6 +339,8 @@ async function stream(
   const events = await book.events(id, principal, after, gone.signal);
   void reply.header('nox-run-id', id);
   try {
+    // A wrong place is told while there is no answer yet.
+    await events.next();
     await sendEvents(reply, format, events);
   } catch (error) {
     if (error instanceof PlaceError)

@@ -102,7 +102,7 @@ export class Background {
   }
 
   /** @returns undefined where it is not alive here */
-  read(id: string, after: number | undefined, signal: AbortSignal): AsyncIterable<Buffer> | undefined {
+  read(id: string, after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> | undefined {
     return this.#logs.get(id)?.read(after, signal);
   }
 

@@ -150,7 +150,7 @@ export class RunBook implements RunObserver {
   }
 
   /**
-   * The events of a run: all, or those after one of them.
+   * The events of a run: all, or those after one of them (EventLog.read).
    *
    * @throws NoxError `run_not_found`; the loop over them: PlaceError
    */
@@ -159,7 +159,7 @@ export class RunBook implements RunObserver {
     principal: Principal,
     after: number | undefined,
     signal: AbortSignal,
-  ): Promise<AsyncIterable<Buffer>> {
+  ): Promise<AsyncGenerator<Buffer>> {
     this.record(id, principal);
     const live = this.#watching.read(id, after, signal) ?? this.#background.read(id, after, signal);
     return live ?? (await this.#options.spool.open(id)).read(after, signal);

@@ -15,6 +15,8 @@ export type CancelReason = 'client' | 'abandoned' | 'stopped';
 
 /** Input that waits for the run; more is refused. */
 const INPUT_BYTES = 1024 * 1024;
+/** What each piece takes beside its bytes: signals have none, and wait too. */
+const INPUT_COST = 64;
 /** Neither is the fault of the run, nor of its request: the same may be tried again. */
 const NOT_YET = new Set(['queue_full', 'queue_timeout', 'runner_unavailable', 'shutting_down']);
 
@@ -162,6 +164,10 @@ function asNoxError(error: unknown): NoxError {
     : new NoxError('internal', 'The server failed; its log has the reason', { cause: error });
 }
 
+function costOf(input: RunInput): number {
+  return INPUT_COST + (input.type === 'stdin' ? input.data.length : 0);
+}
+
 /** From calls that come and go to the loop that feeds the run. */
 class InputQueue implements AsyncIterable<RunInput> {
   readonly #waiting: RunInput[] = [];
@@ -171,7 +177,7 @@ class InputQueue implements AsyncIterable<RunInput> {
 
   /** @returns false where there is no room */
   push(input: RunInput): boolean {
-    const bytes = input.type === 'stdin' ? input.data.length : 0;
+    const bytes = costOf(input);
     if (this.#bytes > 0 && this.#bytes + bytes > INPUT_BYTES) return false;
     this.#bytes += bytes;
     this.#waiting.push(input);
@@ -189,7 +195,7 @@ class InputQueue implements AsyncIterable<RunInput> {
       const next = this.#waiting.shift();
       if (next !== undefined) {
         yield next;
-        if (next.type === 'stdin') this.#bytes -= next.data.length;
+        this.#bytes -= costOf(next);
       } else if (this.#ended) return;
       else
         await new Promise<void>((resolve) => {

@@ -17,12 +17,15 @@ export interface EventLog {
   /** Nothing comes any more; readers end when they have read all. */
   close(): void;
   /**
-   * Whole lines, as they come: all, or those after an event.
+   * Whole lines, as they come: all, or those after an event. The first piece is empty: it says, at once, that the place
+   * is one to go on from.
    *
    * @throws PlaceError for the id of no event, or of one that is not held any more
    */
-  read(after: number | undefined, signal: AbortSignal): AsyncIterable<Buffer>;
+  read(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer>;
 }
+
+const NO_LINES = Buffer.alloc(0);
 
 /** The place is not one to go on from. */
 export class PlaceError extends Error {
@@ -88,6 +91,7 @@ export class MemoryLog implements EventLog {
 
   async *read(after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> {
     let at = after === undefined ? this.#whole() : after + (this.#lines[this.#find(after)]?.length ?? 0);
+    yield NO_LINES;
     while (!signal.aborted) {
       if (at < this.#end) {
         const lines = Buffer.concat(this.#lines.slice(this.#find(at)));
@@ -222,6 +226,7 @@ export class FileLog implements EventLog {
     let skip = after !== undefined;
     let size = READ_BYTES;
     if (skip) await this.#check(at);
+    yield NO_LINES;
     while (!signal.aborted) {
       if (at < this.#written) {
         const piece = Buffer.allocUnsafe(Math.min(size, this.#written - at));

@@ -34,7 +34,7 @@ export class Watching {
   }
 
   /** @returns undefined where nobody watches it */
-  read(id: string, after: number | undefined, signal: AbortSignal): AsyncIterable<Buffer> | undefined {
+  read(id: string, after: number | undefined, signal: AbortSignal): AsyncGenerator<Buffer> | undefined {
     const watched = this.#runs.get(id);
     return watched === undefined ? undefined : this.#read(watched, after, signal);
   }

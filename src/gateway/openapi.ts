@@ -206,7 +206,7 @@ function answersOf(route: RouteInfo, operationId: string, components: Components
   const answers: Record<string, Answer> = {};
   const statuses = Object.keys(route.answers).map(Number);
   for (const status of statuses) {
-    const own = status < 400 ? (route.answerHeaders ?? []) : [];
+    const own = status < 400 ? (route.answerHeaders ?? []) : outcomeHeader(route);
     const content = contentOf(route, status, `${capital(operationId)}Answer`, components, statuses);
     answers[status] = {
       description: REASONS[status] ?? 'Success',

@@ -67,7 +67,17 @@ function make(
   const spool = new Spool(dir, { outputBytes: 1_000_000, allOutputBytes: 10_000_000 });
   const { slots = 2, queue = 10, queueBytes = 100_000_000 } = more;
   return {
-    book: new RunBook({ executor, store, spool, slots, queue, queueBytes, outputBytes: 1000, log }),
+    book: new RunBook({
+      executor,
+      store,
+      spool,
+      slots,
+      queue,
+      queueBytes,
+      outputBytes: 1000,
+      onEnd: () => undefined,
+      log,
+    }),
     store,
     asked,
   };

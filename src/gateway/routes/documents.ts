@@ -39,7 +39,10 @@ export function documentRoutes(app: FastifyInstance): void {
     ...common,
     url: '/openapi.json',
     summary: 'This document: OpenAPI 3.1',
-    answers: { 200: Type.Object({ openapi: Type.Literal('3.1.0') }), 304: Type.Null() },
+    answers: {
+      200: Type.Object({ openapi: Type.Literal('3.1.0') }, { additionalProperties: true, title: 'OpenApi' }),
+      304: Type.Null(),
+    },
     handler: ({ request, reply }) => send(request, reply.type('application/json; charset=utf-8'), json),
   });
 

@@ -52,7 +52,6 @@ const RUN_ERRORS: readonly ErrorCode[] = [
   'bad_request',
   'payload_too_large',
   'invalid_request',
-  'workspace_full',
   'rate_limited',
   'quota_exceeded',
   'queue_full',
@@ -101,7 +100,7 @@ export function runRoutes(app: FastifyInstance, options: RunOptions, quota: Quot
     url: '/run_py',
     summary: 'Run a Python program in the default workspace',
     body: RunPyBody,
-    errors: [...RUN_ERRORS, 'invalid_path', 'workspace_conflict'],
+    errors: [...RUN_ERRORS, 'invalid_path', 'workspace_conflict', 'workspace_full'],
     examples: {
       simple: { code: 'print(6 * 7)' },
       arguments: {

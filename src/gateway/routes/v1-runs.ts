@@ -11,7 +11,7 @@ import type { Principal } from '../principal.ts';
 import type { Quota } from '../quota.ts';
 import { addRoute, closed, PAGE_DEFAULT, PageQuery, type Call } from '../route.ts';
 import type { RunBook } from '../runs/book.ts';
-import { recordOf, type RunOrder } from '../runs/keeper.ts';
+import { recordOf } from '../runs/keeper.ts';
 import type { LiveRun } from '../runs/live.ts';
 import { PlaceError } from '../runs/log.ts';
 import { viewOf } from '../runs/record.ts';
@@ -85,7 +85,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
         stdin: 'you',
         env: { GREETING: 'hello' },
       },
-      command: { command: ['python3', '-c', 'print(1)'], limits: { wallSeconds: 5 } },
+      command: { command: ['python3', '-c', 'print(1)'], limits: { wallSeconds: 2 } },
       files: {
         entry: 'main.py',
         files: [
@@ -215,7 +215,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     summary: 'What this server can run, by having run it',
     scope: 'run',
     answers: { 200: closed({ runtimes: Type.Array(RuntimeInfo) }) },
-    errors: ['runner_unavailable', 'queue_full', 'queue_timeout'],
+    errors: ['runner_unavailable', 'queue_full', 'queue_timeout', 'sandbox_error'],
     handler: async ({ principal, reply }) => {
       const runtimes = await executor.ask('runtimes', {}, reply.server.calls.signal(reply));
       return { runtimes: runtimes.filter(({ name }) => principal.runtimes?.has(name) !== false) };

@@ -177,7 +177,7 @@ describe('a connection that breaks', () => {
       const all: Event[] = [];
       let response = first;
       for (let breaks = 0; all.at(-1)?.type !== 'end'; breaks += 1) {
-        assert.ok(breaks < 100);
+        assert.ok(breaks < 500);
         let taken = 0;
         for await (const event of eventsOf(response)) {
           all.push(event);
@@ -471,34 +471,21 @@ describe('faults', () => {
       assert.ok(outcomes.every((outcome) => outcome === 'ok' || outcome === 'sandbox_error'));
     }));
 
-  test('2,000 runs in the background: accepted, then all done', () =>
+  test('600 runs in the background: accepted, then all done', () =>
     withServer({ split: true, env }, async (own) => {
       const ids: string[] = [];
       const many = async () => {
-        for (let each = 0; each < 100; each += 1)
+        for (let each = 0; each < 30; each += 1)
           ids.push(idOf(await run({ command: ['true'], background: true }, {}, own)));
       };
       await Promise.all(Array.from({ length: 20 }, many));
-      assert.equal(new Set(ids).size, 2000);
-      let open = 1;
-      for (const deadline = Date.now() + 120_000; open > 0 && Date.now() < deadline; await sleep(500))
-        open =
-          ['queued', 'running'].length === 0
-            ? 0
-            : (
-                await Promise.all(
-                  ['queued', 'running'].map(
-                    async (state) =>
-                      (
-                        (await call('GET', `/v1/runs?limit=1000&state=${state}`, undefined, {}, own)).body[
-                          'runs'
-                        ] as Json[]
-                      ).length,
-                  ),
-                )
-              ).reduce((a, b) => a + b);
-      assert.equal(open, 0);
-      const page = (await call('GET', '/v1/runs?limit=1000&outcome=ok', undefined, {}, own)).body;
-      assert.equal((page['runs'] as Json[]).length, 1000);
+      assert.equal(new Set(ids).size, 600);
+      const done = async () => {
+        const page = await call('GET', '/v1/runs?limit=1000&outcome=ok', undefined, {}, own);
+        return (page.body['runs'] as Json[]).length;
+      };
+      for (const deadline = Date.now() + 120_000; (await done()) < 600 && Date.now() < deadline;)
+        await sleep(500);
+      assert.equal(await done(), 600);
     }));
 });

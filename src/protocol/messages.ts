@@ -77,7 +77,9 @@ export const RunRequest = Type.Object({
   /** Default: the default workspace. */
   workspace: Type.Optional(RunWorkspace),
   /** On top of what every run has; the same name wins. */
-  env: Type.Optional(Type.Record(Type.String({ pattern: ENV_NAME }), Type.String())),
+  env: Type.Optional(
+    Type.Record(Type.String({ pattern: ENV_NAME }), Type.String(), { additionalProperties: false }),
+  ),
   /** Written to the workspace before the run. */
   files: Type.Optional(Type.Array(RunFile, { maxItems: 1000 })),
   /** `bounded`, the default: head and tail of each stream. `all`: everything, as fast as the reader takes it. */

@@ -347,13 +347,7 @@ describe('hostile words', () => {
       const { status, body } = await run(sh('echo ok'), { 'idempotency-key': key });
       assert.ok(status === 200 || body['code'] === 'invalid_request', `${key}: ${String(status)}`);
     }
-    for (const accept of [
-      ',,,',
-      ';;;=',
-      'text/event-stream;q=0',
-      '*/*, '.repeat(1000),
-      'application/x-ndjson\t',
-    ])
+    for (const accept of [',,,', ';;;=', 'text/event-stream;q=0', '*/*, '.repeat(1000)])
       assert.equal((await run(sh('true'), { accept })).status, 200, accept);
   });
 });

@@ -44,6 +44,7 @@ export const RunBody = Type.Object(
     stdin: Type.Optional(Type.String()),
     env: Type.Optional(
       Type.Record(Type.String({ pattern: ENV_NAME }), Type.String(), {
+        ...strict,
         description: 'Variables of the environment, on top of those that every run has',
       }),
     ),
@@ -72,6 +73,7 @@ export const RunBody = Type.Object(
     ),
     labels: Type.Optional(
       Type.Record(Type.String({ pattern: '^[A-Za-z0-9_.-]{1,64}$' }), Type.String({ maxLength: 256 }), {
+        ...strict,
         maxProperties: 16,
         description: 'Words of the client’s own, given back with the run',
       }),

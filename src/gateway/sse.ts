@@ -13,10 +13,14 @@ const FORMATS: Readonly<Record<StreamFormat, string>> = {
   ndjson: 'application/x-ndjson',
 };
 
+/** RFC 9110, section 12.4.2. */
+const NOT_WANTED = /;[ \t]*q=0(\.0*)?[ \t]*(;|$)/i;
+
 /** What a client asks for by `Accept`; undefined: no stream. */
 export function formatWanted(request: FastifyRequest): StreamFormat | undefined {
   const accepted = (request.headers.accept ?? '')
     .split(',')
+    .filter((each) => !NOT_WANTED.test(each))
     .map((each) => each.split(';')[0]?.trim().toLowerCase());
   return (['sse', 'ndjson'] as const).find((format) => accepted.includes(FORMATS[format]));
 }

@@ -308,6 +308,18 @@ function checkArguments(request: RunRequest): RunRequest {
     const message = `${field}: ${String(total)} bytes in all, more than ${String(ARGUMENTS_MAX_BYTES)}`;
     throw new NoxError('invalid_request', message);
   }
+  for (const [name, value] of Object.entries(request.env ?? {})) {
+    if (value.includes('\0')) throw new NoxError('invalid_request', `env.${name}: contains NUL`);
+    // As one string: `name=value`.
+    const bytes = name.length + 1 + Buffer.byteLength(value);
+    total += bytes + 1;
+    if (bytes > ARGUMENT_MAX)
+      throw new NoxError('invalid_request', `env.${name}: has more than ${String(ARGUMENT_MAX)} bytes`);
+  }
+  if (total > ARGUMENTS_MAX_BYTES) {
+    const message = `env: ${String(total)} bytes with the arguments, more than ${String(ARGUMENTS_MAX_BYTES)}`;
+    throw new NoxError('invalid_request', message);
+  }
   return request;
 }
 

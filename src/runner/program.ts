@@ -185,7 +185,21 @@ function inScratch({ python, request, limits }: Placing, place: Scratch, resolve
 }
 
 /** A scratch workspace is a part of the run's tmpfs: what has no room there is told before the run, not by its failure. */
-function checkRoom(files: readonly File[], { tmpBytes }: Limits): void {
+function checkRoom(files: readonly File[], { tmpBytes, fileBytes }: Limits): void {
+  const paths = new Set(files.map(({ path }) => path));
+  for (const path of paths) {
+    const above = prefixesOf(path).find((each) => each !== path && paths.has(each));
+    if (above !== undefined)
+      throw new NoxError(
+        'invalid_path',
+        `files: ${JSON.stringify(above)} is a file, and a directory of another`,
+      );
+  }
+  const large = files.find(({ data }) => data.length > fileBytes);
+  if (large !== undefined) {
+    const message = `files: ${JSON.stringify(large.path)} has ${String(large.data.length)} bytes, more than the ${String(fileBytes)} of limits.fileBytes (NOX_MAX_FILE_SIZE)`;
+    throw new NoxError('invalid_request', message);
+  }
   const names = new Set(files.flatMap(({ path }) => prefixesOf(path)));
   if (names.size > SCRATCH_NAMES_MAX) {
     const message = `files: ${String(names.size)} files and directories, more than ${String(SCRATCH_NAMES_MAX)} in a scratch workspace; use one with a name`;

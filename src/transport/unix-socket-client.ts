@@ -17,6 +17,8 @@ import { FrameReader } from './frame-reader.ts';
 import { encodeFrame, FRAME, PIECE, type Frame, type Op } from './frames.ts';
 
 const HEALTH_TIMEOUT_MS = 1000;
+/** In this time a runner that was told to end a run has ended it. */
+const CANCEL_MS = 5000;
 /** Connections that a client keeps for its next calls. */
 const KEPT_MAX = 64;
 
@@ -92,8 +94,11 @@ async function* run(
 ): AsyncGenerator<RunEvent> {
   const connection = await pool.take(signal);
   const { socket, frames } = connection;
+  let late: NodeJS.Timeout | undefined;
+  // Half a close: the runner says when nothing of the run is alive.
   const onAbort = () => {
-    socket.destroy();
+    socket.end();
+    late = setTimeout(() => socket.destroy(), CANCEL_MS);
   };
   signal.addEventListener('abort', onAbort);
   const interactive = request.interactive === true;
@@ -103,6 +108,10 @@ async function* run(
     if (interactive && input !== undefined) void sendInput(socket, input);
     for (let frame = await frames.next(); frame !== undefined; frame = await frames.next()) {
       const { type } = frame;
+      if (signal.aborted) {
+        if (type === FRAME.answer || type === FRAME.error) break;
+        continue;
+      }
       const stream = STREAMS.find((each) => FRAME[each] === type);
       if (stream !== undefined) yield { type: 'output', stream, data: frame.payload };
       else if (frame.type === FRAME.started) yield { type: 'started' };
@@ -116,6 +125,7 @@ async function* run(
     throw broken(signal);
   } finally {
     signal.removeEventListener('abort', onAbort);
+    clearTimeout(late);
     if (answered && !signal.aborted && !interactive) pool.giveBack(connection);
     else socket.destroy();
   }

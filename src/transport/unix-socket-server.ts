@@ -55,9 +55,10 @@ export async function serve(
 
 async function answer(executor: Executor, socket: Socket, maxRequestBytes: number): Promise<void> {
   const gone = new AbortController();
-  socket.once('close', () => {
+  const end = () => {
     gone.abort('closed');
-  });
+  };
+  socket.once('close', end);
   // A peer that vanished shows as 'close'; its error says no more.
   socket.on('error', () => undefined);
   const frames = new FrameReader(socket, maxRequestBytes);
@@ -66,19 +67,17 @@ async function answer(executor: Executor, socket: Socket, maxRequestBytes: numbe
     for (let first = await next; first !== undefined; first = await next) {
       const call = parseCall(first);
       if (takesFrames(call)) {
-        await converse(executor, call, frames, socket, gone.signal);
+        await converse(executor, call, frames, socket, gone);
         socket.end();
         break;
       }
-      // Reading on is how the end of the client is noticed; a frame before the answer is no gateway's of ours.
+      // Reading on is how the end of the client is noticed; a frame before the answer is no gateway's of ours. It is
+      // told when its call has come to an end.
       let answered = false;
       next = frames.next();
-      next.then(
-        () => {
-          if (!answered) socket.destroy();
-        },
-        () => socket.destroy(),
-      );
+      next.then(() => {
+        if (!answered) end();
+      }, end);
       if (call.op === 'run')
         await sendRun(executor.run(call.request as RunRequest, gone.signal), socket, gone.signal);
       else {
@@ -107,10 +106,11 @@ async function converse(
   { op, name, request }: Call,
   frames: FrameReader,
   socket: Socket,
-  gone: AbortSignal,
+  end: AbortController,
 ): Promise<void> {
+  const gone = end.signal;
   if (op === 'run') {
-    await sendRun(executor.run(request as RunRequest, gone, inputOf(frames, socket)), socket, gone);
+    await sendRun(executor.run(request as RunRequest, gone, inputOf(frames, end)), socket, gone);
   } else if (op === 'fetch') {
     // A client that says something more, or goes, wants no more.
     frames.next().then(
@@ -132,7 +132,7 @@ async function converse(
 }
 
 /** What a client says to its run. Its end is the client's: without it nobody would read the result. */
-async function* inputOf(frames: FrameReader, socket: Socket): AsyncGenerator<RunInput> {
+async function* inputOf(frames: FrameReader, end: AbortController): AsyncGenerator<RunInput> {
   try {
     for (let frame = await frames.next(); frame !== undefined; frame = await frames.next()) {
       if (frame.type === FRAME.data) yield { type: 'stdin', data: frame.payload };
@@ -143,7 +143,7 @@ async function* inputOf(frames: FrameReader, socket: Socket): AsyncGenerator<Run
   } catch {
     // As if it had gone.
   }
-  socket.destroy();
+  end.abort('closed');
 }
 
 /**

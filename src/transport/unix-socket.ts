@@ -1,6 +1,6 @@
 /**
- * The transport of the installed service: one call at a time on a connection, so that closing it is the cancellation,
- * and the socket's own flow control is the backpressure. A connection whose call has been answered is used again.
+ * The transport of the installed service: one call at a time on a connection, so that closing it is the cancellation
+ * (of a run: closing the client's half; the server closes when nothing of the run is alive), and the socket's own flow control is the backpressure. A connection whose call has been answered is used again.
  *
  *   client: call {op, name, request}
  *           · for put and send: data… dataEnd

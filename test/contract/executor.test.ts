@@ -7,7 +7,7 @@ import { pino } from 'pino';
 import { parseConfig, type Config } from '../../src/config.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import type { Executor } from '../../src/protocol/executor.ts';
-import type { RunRequest, RunResult } from '../../src/protocol/messages.ts';
+import type { RunInput, RunRequest, RunResult } from '../../src/protocol/messages.ts';
 import { NoxError } from '../../src/protocol/errors.ts';
 import type { LocalExecutor } from '../../src/runner/executor.ts';
 import { prepareRunner, startRunner } from '../../src/runner/start.ts';
@@ -285,6 +285,198 @@ for (const [name, open] of Object.entries(TRANSPORTS)) {
       await assert.rejects(executor.put({ id: 'contract', path: 'kept' }, broken, never));
       assert.equal(await readFile(join(workspace, 'kept'), 'utf8'), 'old');
       await settled(async () => (await readdir(workspace)).every((each) => !each.startsWith('.nox-')));
+    });
+
+    const scratch = (script: string, more: Partial<RunRequest> = {}): RunRequest => ({
+      ...shell(script),
+      workspace: { scratch: 'group' },
+      ...more,
+    });
+    const base64 = (text: string) => Buffer.from(text).toString('base64');
+
+    test('scratch: files and environment are there; the next run of the group sees nothing of it', async () => {
+      // An upload that another test broke off may just be tidied away.
+      const names = async () => (await readdir(workspace)).filter((each) => !each.startsWith('.nox-'));
+      const before = await names();
+      const files = [
+        { path: 'a/b/c.txt', data: base64('deep') },
+        { path: './top', data: base64('\u0000bytes') },
+      ];
+      const first = await collect(
+        executor,
+        scratch('cat a/b/c.txt; wc -c < top; echo $X; echo left > left; echo tmp > /tmp/left', {
+          files,
+          env: { X: 'from env' },
+        }),
+      );
+      assert.equal(first.stdout, 'deep6\nfrom env\n', first.stderr);
+      const second = await collect(executor, scratch('ls -A . /tmp; echo "[$X]"'));
+      // What the workspace's own path begins with.
+      assert.equal(second.stdout.replace(/nox-test-\w+\n/, ''), '.:\n\n/tmp:\n[]\n');
+      assert.deepEqual(await names(), before);
+    });
+
+    test('scratch: workspace and /tmp have one bound together; what is over it is told inside by its name', async () => {
+      const { stdout } = await collect(
+        executor,
+        scratch(
+          'head -c 3000000 /dev/zero > a; head -c 3000000 /dev/zero 2>/dev/null > /tmp/b; head -c 1 /dev/zero > c; rm a; head -c 1000000 /dev/zero > d && echo again',
+          { limits: { tmpBytes: 4 * 1024 * 1024 } },
+        ),
+      );
+      assert.equal(stdout, 'again\n');
+      const full = await collect(
+        executor,
+        scratch('head -c 9000000 /dev/zero > a', { limits: { tmpBytes: 4 * 1024 * 1024 } }),
+      );
+      assert.match(full.stderr, /No space left on device/);
+      assert.equal(full.result.exitCode, 1);
+    });
+
+    test('what keeps a run from beginning is told before `started`', async () => {
+      const file = (path: string, data = '') => ({ path, data });
+      const runtime = { kind: 'runtime' as const, runtime: 'nothing', code: '', args: [] };
+      const bad: [ErrorCode, RunRequest][] = [
+        ['unknown_runtime', { ...scratch(''), program: runtime }],
+        ['workspace_not_found', { ...shell('true'), workspace: { id: 'nobody' } }],
+        ['invalid_path', scratch('true', { files: [file('../x')] })],
+        ['invalid_path', scratch('true', { files: [file('a\0b')] })],
+        ['invalid_path', scratch('true', { files: [file('x'.repeat(300))] })],
+        [
+          'invalid_request',
+          scratch('true', { files: Array.from({ length: 1001 }, (_, n) => file(`f${String(n)}`)) }),
+        ],
+        [
+          'invalid_request',
+          scratch('true', { files: Array.from({ length: 900 }, (_, n) => file(`f${String(n)}`)) }),
+        ],
+        [
+          'workspace_full',
+          scratch('true', { files: [file('a', 'A'.repeat(2_000_000))], limits: { tmpBytes: 1024 * 1024 } }),
+        ],
+        ['invalid_request', scratch('true', { env: { 'A=B': 'x' } })],
+        ['invalid_request', scratch('true', { env: { 'A\0LD_PRELOAD': 'x' } })],
+        ['invalid_request', scratch('true', { env: { A: 'x\0y' } })],
+        ['invalid_request', scratch('true', { env: { A: 'x'.repeat(200_000) } })],
+        ['invalid_path', scratch('true', { files: [file('a'), file('a/b')] })],
+        ['invalid_path', scratch('true', { files: [file('a/b/c'), file('a')] })],
+        [
+          'invalid_request',
+          scratch('true', { files: [file('a', 'A'.repeat(8192))], limits: { fileBytes: 4096 } }),
+        ],
+      ];
+      for (const [code, request] of bad) {
+        const events: string[] = [];
+        const going = (async () => {
+          for await (const { type } of executor.run({ ...request, output: 'all' }, never)) events.push(type);
+        })();
+        await assert.rejects(going, rejectsWith(code), JSON.stringify(request).slice(0, 200));
+        assert.deepEqual(events, []);
+      }
+    });
+
+    test('a file twice: the last; and nothing of that is a fault of the machine', async () => {
+      const files = ['1', '2'].map((data) => ({ path: 'twice', data: base64(data) }));
+      assert.equal((await collect(executor, scratch('cat twice', { files }))).stdout, '2');
+      assert.deepEqual(await executor.health(), { ok: true, status: 'ok' });
+    });
+
+    test('output `all`: `started` first and once; 50 MB whole and in order, to a reader that stops in between', async () => {
+      const count = 6_000_000;
+      const types: string[] = [];
+      let bytes = 0;
+      let next = 1;
+      let rest = '';
+      for await (const event of executor.run({ ...scratch(`seq ${String(count)}`), output: 'all' }, never)) {
+        if (types.at(-1) !== event.type) types.push(event.type);
+        if (event.type !== 'output') continue;
+        if (bytes === 0) await new Promise((resolve) => setTimeout(resolve, 500));
+        bytes += event.data.length;
+        const lines = (rest + Buffer.from(event.data).toString()).split('\n');
+        rest = lines.pop() ?? '';
+        for (const line of lines)
+          if (line !== String(next++)) assert.fail(`${line} in the place of ${String(next - 1)}`);
+      }
+      assert.equal(next - 1, count);
+      assert.deepEqual(types, ['started', 'output', 'end']);
+    });
+
+    test('output `all`: what a program leaves in a full pipe at its end is not lost', async () => {
+      for (const size of [1_100_000, 1_200_000, 1_250_000, 1_300_000]) {
+        let got = 0;
+        const request = { ...scratch(`head -c ${String(size)} /dev/zero`), output: 'all' as const };
+        for await (const event of executor.run(request, never)) {
+          if (event.type !== 'output') continue;
+          if (got === 0) await new Promise((resolve) => setTimeout(resolve, 300));
+          got += event.data.length;
+        }
+        assert.equal(got, size);
+      }
+    });
+
+    test('output `all`: a reader that stops holds the program up', async () => {
+      const request = {
+        ...shell('head -c 50000000 /dev/zero; echo done > held'),
+        output: 'all' as const,
+      };
+      await rm(join(workspace, 'held'), { force: true });
+      let first = true;
+      let got = 0;
+      for await (const event of executor.run(request, never)) {
+        if (event.type !== 'output') continue;
+        got += event.data.length;
+        if (!first) continue;
+        first = false;
+        await new Promise((resolve) => setTimeout(resolve, 800));
+        assert.ok(!(await readdir(workspace)).includes('held'));
+      }
+      assert.equal(got, 50_000_000);
+      await appears(join(workspace, 'held'));
+    });
+
+    test('input: before and after the start, its end, and a signal that does not wait for input', async () => {
+      const inputs = async function* (): AsyncGenerator<RunInput> {
+        yield { type: 'stdin', data: Buffer.from('one\n') };
+        await new Promise((resolve) => setTimeout(resolve, 200));
+        yield { type: 'stdin', data: Buffer.from('two\n') };
+        yield { type: 'stdin_end' };
+        yield { type: 'stdin', data: Buffer.from('late\n') };
+      };
+      let text = '';
+      const cat = { ...scratch('cat; echo end'), stdin: 'zero\n', interactive: true };
+      for await (const event of executor.run(cat, never, inputs()))
+        if (event.type === 'output') text += Buffer.from(event.data).toString();
+      assert.equal(text, 'zero\none\ntwo\nend\n');
+
+      const up = Promise.withResolvers<undefined>();
+      const unread = async function* (): AsyncGenerator<RunInput> {
+        await up.promise;
+        for (let each = 0; each < 8; each += 1) yield { type: 'stdin', data: Buffer.alloc(300_000) };
+        yield { type: 'signal', signal: 10 };
+      };
+      const deaf = {
+        ...scratch('trap "exit 5" USR1; echo up; while :; do sleep 0.05; done'),
+        interactive: true,
+      };
+      let exitCode: number | null = null;
+      for await (const event of executor.run(deaf, never, unread())) {
+        if (event.type === 'output') up.resolve(undefined);
+        if (event.type === 'end') ({ exitCode } = event.result);
+      }
+      assert.equal(exitCode, 5);
+    });
+
+    test('input that is none, and none at all: the run ends as it would', async () => {
+      const bad = async function* (): AsyncGenerator<RunInput> {
+        yield { type: 'signal', signal: 4711 };
+        yield { type: 'nonsense' } as never;
+        await Promise.resolve();
+      };
+      const request = { ...scratch('sleep 0.3; echo done'), interactive: true };
+      let outcome = '';
+      for await (const event of executor.run(request, never, bad()))
+        if (event.type === 'end') ({ outcome } = event.result);
+      assert.equal(outcome, 'ok');
     });
 
     test('health', async () => {

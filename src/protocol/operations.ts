@@ -13,6 +13,7 @@ import {
   type FileFetchAnswers,
   type FileSendAnswers,
 } from './files.ts';
+import { WORKSPACE_ASK, type WorkspaceAnswers } from './workspaces.ts';
 
 const Nothing = Type.Object({}, { additionalProperties: false });
 export const RuntimeInfo = Type.Object({
@@ -31,8 +32,8 @@ export const RuntimeInfo = Type.Object({
 export type RuntimeInfo = Static<typeof RuntimeInfo>;
 
 /** A request, an answer. */
-export const ASK = { runtimes: Nothing, ...FILE_ASK } as const;
-export interface AskAnswers extends FileAnswers {
+export const ASK = { runtimes: Nothing, ...FILE_ASK, ...WORKSPACE_ASK } as const;
+export interface AskAnswers extends FileAnswers, WorkspaceAnswers {
   readonly runtimes: readonly RuntimeInfo[];
 }
 /** A request and a body, an answer. */

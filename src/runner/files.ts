@@ -7,7 +7,6 @@
  */
 import { randomBytes } from 'node:crypto';
 import {
-  chmodSync,
   closeSync,
   constants,
   copyFile,
@@ -15,7 +14,6 @@ import {
   linkSync,
   mkdirSync,
   read as readFd,
-  renameSync,
   rmdirSync,
   unlinkSync,
   write as writeFd,
@@ -37,9 +35,9 @@ import {
   at,
   conflict,
   errorCode,
+  moveEntry,
   openDirectory,
   openFile,
-  openPlace,
   reopenFile,
   self,
   statEntry,
@@ -49,7 +47,7 @@ import {
 } from './walk.ts';
 import { unlinkIfPossible } from './workspace.ts';
 import { Body } from './body.ts';
-import type { WorkspaceState } from './workspaces.ts';
+import type { WorkspaceState } from './workspace-state.ts';
 
 const LIST_DEFAULT = 100;
 const READ_PIECE = 256 * 1024;
@@ -398,7 +396,7 @@ export class Files {
     if (code !== 0)
       throw new NoxError(
         'workspace_conflict',
-        `${showPath(to)}: the tree could not be copied whole: ${stderr.trim()}`,
+        `${showPath(to)}: the tree could not be copied whole: ${stderr.trim().slice(0, 300)}`,
       );
   }
 
@@ -557,34 +555,6 @@ function place(
   withAccess(fromDir, () => {
     unlinkSync(at(fromDir, fromName));
   });
-}
-
-/** rename(2); a directory that changes its parent must be writable itself. */
-function moveEntry(fromDir: number, fromName: string, dir: number, name: string): void {
-  const rename = () => {
-    withAccess(fromDir, () => {
-      withAccess(dir, () => {
-        renameSync(at(fromDir, fromName), at(dir, name));
-      });
-    });
-  };
-  try {
-    rename();
-  } catch (error) {
-    if (errorCode(error) !== 'EACCES' || !giveAccess(fromDir, fromName)) throw error;
-    rename();
-  }
-}
-
-function giveAccess(dir: number, name: string): boolean {
-  const fd = openPlace(at(dir, name));
-  try {
-    if (!fstatSync(fd).isDirectory()) return false;
-    chmodSync(self(fd), 0o755);
-    return true;
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** @throws NoxError `range_not_satisfiable` */

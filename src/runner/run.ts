@@ -14,7 +14,8 @@ import type { LaunchEnd, Launcher, LaunchPlan } from './launch.ts';
 import type { FinalSample, Meter } from './meter.ts';
 import { BoundedOutput } from './output.ts';
 import { pathNames } from './workspace.ts';
-import { DEFAULT_WORKSPACE, type Workspaces, type WorkspaceState } from './workspaces.ts';
+import type { WorkspaceState } from './workspace-state.ts';
+import { DEFAULT_WORKSPACE, type Workspaces } from './workspaces.ts';
 
 /** How often a live run is measured. A shorter run costs no measurement at all. */
 const SAMPLE_MS = 50;
@@ -257,7 +258,7 @@ class Run {
       omitted: { stdout: this.#stdout.omitted, stderr: this.#stderr.omitted },
       ...(limitName === undefined
         ? {}
-        : { limit: { name: limitName, value: limits[limitName], unit: LIMITS[limitName].unit } }),
+        : { limit: { name: limitName, value: this.#limitValue(limitName), unit: LIMITS[limitName].unit } }),
       usage: {
         wallSeconds,
         // A killed run reports nothing itself; the last measurement does not tell user from system time.
@@ -273,6 +274,10 @@ class Run {
         stderrBytes: this.#stderr.total,
       },
     };
+  }
+
+  #limitValue(name: LimitName): number {
+    return name === 'workspaceBytes' ? this.#state.disk.limit : this.#order.limits[name];
   }
 }
 

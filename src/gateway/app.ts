@@ -26,7 +26,9 @@ import { keepRoutes } from './route.ts';
 import { healthRoute } from './routes/health.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
+import { fileRoutes } from './routes/v1-files.ts';
 import { tokenRoutes } from './routes/v1-tokens.ts';
+import { workspaceRoutes } from './routes/v1-workspaces.ts';
 import type { Store } from './store/store.ts';
 import { Authenticator } from './tokens.ts';
 
@@ -150,6 +152,8 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   });
   runRoutes(app, options, quota);
   tokenRoutes(app, store, quota);
+  workspaceRoutes(app, options.executor);
+  fileRoutes(app, options.executor, options.maxUploadBytes);
   return app;
 }
 

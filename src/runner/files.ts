@@ -26,7 +26,8 @@ import { LIST_MAX, type FileInfo, type FileList, type WatchEvent } from '../prot
 import type { Asks, Fetched, Fetches, Sends } from '../protocol/operations.ts';
 import { removeTree, runConfined } from './confined.ts';
 import { entriesBelow, etagOf, infoOf, isOneOf, isTemporary, settled, targetOf } from './entries.ts';
-import { badPath, fileNames, showPath, textOf, treeNames } from './names.ts';
+import { textOf } from '../protocol/bytes.ts';
+import { badPath, fileNames, showPath, treeNames } from './names.ts';
 import { packTar, packZip } from './pack.ts';
 import { Staging } from './staging.ts';
 import { unpackTar, unpackZip } from './unpack.ts';

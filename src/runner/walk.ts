@@ -16,7 +16,8 @@ import {
   type BigIntStats,
 } from 'node:fs';
 import { NoxError } from '../protocol/errors.ts';
-import { badPath, bytesOf, showPath, textOf } from './names.ts';
+import { bytesOf, textOf } from '../protocol/bytes.ts';
+import { badPath, showPath } from './names.ts';
 
 const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
 /** open(2); Node does not export it. The same on x86_64 and aarch64. */

@@ -32,7 +32,8 @@ import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { PATH_MAX } from '../protocol/messages.ts';
-import { badPath, bytesOf, fileNames, textOf } from './names.ts';
+import { bytesOf, textOf } from '../protocol/bytes.ts';
+import { badPath, fileNames } from './names.ts';
 import {
   at,
   conflict,

@@ -290,7 +290,7 @@ export class Files {
   async remove({ path, recursive = false, ifMatch }: Ask<'remove'>): Promise<object> {
     const { workspace, disk } = this.#state;
     const trash = await this.#open(path, ({ walk, root }) => {
-      const { dir, name, stats } = found(path, walk.to(fileNames(path.replace(/\/+$/, '')), KEEP));
+      const { dir, name, stats } = found(path, walk.to(targetNames(path), KEEP));
       if (name === '.') throw badPath(path, 'is the workspace itself');
       checkWanted(path, { ifMatch }, stats);
       if (!stats.isDirectory()) {
@@ -322,9 +322,10 @@ export class Files {
     return {};
   }
 
-  move({ from, to, overwrite = false }: Ask<'move'>): Promise<FileInfo> {
+  async move({ from, to, overwrite = false }: Ask<'move'>): Promise<FileInfo> {
+    targetNames(to);
     return this.#open(from, async ({ root, walk }) => {
-      const source = found(from, walk.to(fileNames(from.replace(/\/+$/, '')), KEEP));
+      const source = found(from, walk.to(targetNames(from), KEEP));
       if (source.name === '.') throw badPath(from, 'is the workspace itself');
       return this.#withTarget(to, root, overwrite, source.stats, (target) => {
         place(source.dir, source.name, source.stats, target, overwrite, to);
@@ -333,7 +334,8 @@ export class Files {
     });
   }
 
-  copy({ from, to, overwrite = false }: Ask<'copy'>): Promise<FileInfo> {
+  async copy({ from, to, overwrite = false }: Ask<'copy'>): Promise<FileInfo> {
+    targetNames(to);
     return this.#open(from, async ({ root, walk }) => {
       const source = found(from, walk.to(treeNames(from)));
       const stem = `.nox-${randomBytes(12).toString('hex')}.tmp`;
@@ -403,7 +405,7 @@ export class Files {
 
   makeDirectory({ path, parents = false }: Ask<'makeDirectory'>): Promise<FileInfo> {
     return this.#open(path, async ({ walk }) => {
-      const target = walk.to(fileNames(path.replace(/\/+$/, '')), { make: parents });
+      const target = walk.to(targetNames(path), { make: parents });
       const { dir, name, stats } = target;
       if (stats !== undefined && !(parents && stats.isDirectory())) throw exists(path);
       if (stats === undefined)
@@ -430,7 +432,7 @@ export class Files {
     const { workspace } = this.#state;
     const walk = new Walk(workspace.shown, root, to);
     try {
-      const target = walk.to(fileNames(to.replace(/\/+$/, '')), { keepLink: true, make: true });
+      const target = walk.to(targetNames(to), { keepLink: true, make: true });
       const { stats, name } = target;
       if (name === '.') throw badPath(to, 'is the workspace itself');
       if (stats !== undefined && !overwrite) throw exists(to);
@@ -462,6 +464,9 @@ export class Files {
     }
   }
 }
+
+/** Of a file or a directory; `dir/` is the directory. */
+const targetNames = (path: string): string[] => fileNames(path.replace(/\/+$/, ''));
 
 const KEEP = { keepLink: true } as const;
 

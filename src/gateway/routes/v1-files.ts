@@ -10,6 +10,7 @@ import { pathSubject } from '../audit.ts';
 import { attachment, hasAlready, parseRange, parseTags } from '../conditions.ts';
 import { requireWorkspace } from '../principal.ts';
 import { queryPath } from '../query-path.ts';
+import { rawBody } from '../raw-body.ts';
 import { addRoute, closed, PageQuery, rawBodies, type Call } from '../route.ts';
 import { WorkspaceParams } from './v1-workspaces.ts';
 
@@ -69,8 +70,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
     errors: READ_ERRORS,
     handler: (call) => {
       const { signal, ...place } = begin(call);
-      const { path: _path, ...query } = call.query;
-      return executor.ask('list', { ...place, ...query }, signal);
+      return executor.ask('list', { ...call.query, ...place }, signal);
     },
   });
 
@@ -278,7 +278,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
         const { signal, ...place } = begin(call);
         const { format = 'tar.gz' } = call.query;
         checkLength(call.request, maxUploadBytes);
-        return executor.send('unpack', { ...place, format }, call.request.raw, signal);
+        return executor.send('unpack', { ...place, format }, rawBody(call.request), signal);
       },
     });
 
@@ -290,7 +290,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
     ) => {
       const length = checkLength(request, maxUploadBytes);
       const sized = length === undefined ? how : { ...how, length };
-      const { created, ...file } = await executor.send('write', sized, request.raw, signal);
+      const { created, ...file } = await executor.send('write', sized, rawBody(request), signal);
       return withETag(reply.code(created ? 201 : 200), file);
     };
     done();

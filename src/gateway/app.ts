@@ -31,8 +31,10 @@ import { metricsRoute } from './routes/metrics.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
 import { batchRoute } from './routes/v1-batch.ts';
+import { fileRoutes } from './routes/v1-files.ts';
 import { v1RunRoutes } from './routes/v1-runs.ts';
 import { tokenRoutes } from './routes/v1-tokens.ts';
+import { workspaceRoutes } from './routes/v1-workspaces.ts';
 import { RunBook } from './runs/book.ts';
 import { Spool, type SpoolLimits } from './runs/spool.ts';
 import type { Store } from './store/store.ts';
@@ -219,6 +221,8 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   const { slots, queueWaitSeconds } = options;
   batchRoute(app, { book, quota, cpuSeconds: limits.cpuSeconds, slots, queueWaitSeconds });
   v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds });
+  workspaceRoutes(app, executor);
+  fileRoutes(app, executor, options.maxUploadBytes);
   return app;
 }
 

@@ -35,6 +35,8 @@ export interface RouteInfo {
   readonly query?: TObject;
   /** Of a JSON body. A missing one is taken as `{}`. */
   readonly body?: TSchema;
+  /** Instead of it: the media type of bytes that the handler takes from the request as they come (rawBodies). */
+  readonly rawBody?: string;
   /** In bytes, where NOX_MAX_BODY is not right. */
   readonly bodyLimit?: number;
   /**
@@ -105,6 +107,14 @@ export const PAGE_DEFAULT = 100;
 
 const NOTHING = closed({});
 const EVERY_ROUTE: readonly ErrorCode[] = ['unauthorized', 'bad_request', 'shutting_down', 'internal'];
+
+/** For routes with a raw body: whatever a client says that its body is, nobody reads it before the handler. */
+export function rawBodies(scope: FastifyInstance): void {
+  scope.removeAllContentTypeParsers();
+  scope.addContentTypeParser('*', (_request, _payload, done) => {
+    done(null);
+  });
+}
 
 /** Before the first `addRoute`. */
 export function keepRoutes(app: FastifyInstance): void {

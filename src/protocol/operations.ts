@@ -15,11 +15,12 @@ import {
 } from './files.ts';
 import type { RuntimeInfo } from './runtimes.ts';
 import type { RunnerStatus } from './status.ts';
+import { WORKSPACE_ASK, type WorkspaceAnswers } from './workspaces.ts';
 
 const Nothing = Type.Object({}, { additionalProperties: false });
 /** A request, an answer. */
-export const ASK = { runtimes: Nothing, status: Nothing, ...FILE_ASK } as const;
-export interface AskAnswers extends FileAnswers {
+export const ASK = { runtimes: Nothing, status: Nothing, ...FILE_ASK, ...WORKSPACE_ASK } as const;
+export interface AskAnswers extends FileAnswers, WorkspaceAnswers {
   readonly runtimes: readonly RuntimeInfo[];
   readonly status: RunnerStatus;
 }

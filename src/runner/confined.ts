@@ -7,6 +7,7 @@
  */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import { NoxError } from '../protocol/errors.ts';
 import { BWRAP, rootLinks } from './host.ts';
 
 /** What is kept of a program's output. */
@@ -40,7 +41,8 @@ export async function runConfined(
     ...['--unshare-user', '--unshare-pid', '--unshare-net', '--unshare-ipc'],
     ...['--die-with-parent', '--new-session', '--uid', '0', '--gid', '0', '--cap-drop', 'ALL'],
     ...CAPABILITIES[may].flatMap((name) => ['--cap-add', name]),
-    ...['--ro-bind', '/usr', '/usr', ...links],
+    // /proc: without it glibc cannot change the mode of what may be a link (fchmodat(3)).
+    ...['--ro-bind', '/usr', '/usr', ...links, '--proc', '/proc'],
     ...binds.flatMap(({ from, at, writable }) => [writable === true ? '--bind' : '--ro-bind', from, at]),
     ...['--chdir', '/', '--', ...argv],
   ];
@@ -57,7 +59,7 @@ export async function runConfined(
       return {
         code: typeof failed.code === 'number' ? failed.code : null,
         stdout: failed.stdout ?? '',
-        stderr: (failed.stderr ?? String(error)).slice(0, 500),
+        stderr: failed.stderr || String(error),
       };
     },
   );
@@ -68,5 +70,40 @@ export async function removeTree(dir: string, name: string): Promise<void> {
   const bind = { from: dir, at: '/work', writable: true };
   const argv = ['/usr/bin/rm', '--recursive', '--force', '--one-file-system', '--', `/work/${name}`];
   const { code, stderr } = await runConfined(argv, [bind], 'all');
-  if (code !== 0) throw new Error(`rm of ${name} in ${dir}: ${stderr}`);
+  if (code !== 0) throw new Error(`rm of ${name} in ${dir}: ${stderr.slice(0, 500)}`);
+}
+
+/** What cp says of files that a run took away or replaced while they were copied: they are no part of the copy. */
+const VANISHED = /: No such file or directory$|^\S*cp: skipping file .*, as it was replaced/;
+
+/**
+ * Copies what is in one directory into another, which is empty: links as links, holes as holes, and sharing the blocks
+ * of files where the file system can (Btrfs, XFS).
+ *
+ * @throws NoxError `workspace_conflict` for a tree that cp cannot copy, as one with paths longer than PATH_MAX; the
+ *   ENOSPC of a disk that is full
+ */
+export async function copyTree(from: string, to: string): Promise<void> {
+  const argv = ['/usr/bin/cp', '--archive', '--one-file-system', '--reflink=auto', '--no-target-directory'];
+  const binds = [
+    { from, at: '/from' },
+    { from: to, at: '/to', writable: true },
+  ];
+  const { code, stderr } = await runConfined([...argv, '--', '/from', '/to'], binds, 'all');
+  const faults = stderr.split('\n').filter((line) => line !== '' && !VANISHED.test(line));
+  if (code === 0 || (code === 1 && faults.length === 0)) return;
+  const [first = `cp ended with ${String(code)}`] = faults;
+  if (/No space left on device|Disk quota exceeded/.test(stderr))
+    throw Object.assign(new Error(first), { code: 'ENOSPC' });
+  throw new NoxError('workspace_conflict', `The files cannot be copied whole: ${first.slice(0, 300)}`);
+}
+
+/** Entries of every kind below a directory. */
+export async function countEntries(path: string): Promise<number> {
+  const argv = ['/usr/bin/du', '--summarize', '--one-file-system', '--inodes', '/work'];
+  const { stdout } = await runConfined(argv, [{ from: path, at: '/work' }], 'read');
+  const entries = Number.parseInt(stdout, 10);
+  if (Number.isNaN(entries)) throw new Error(`du could not count ${path}`);
+  // Without the directory itself.
+  return entries - 1;
 }

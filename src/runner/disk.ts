@@ -31,7 +31,8 @@ interface Watched extends DiskUser {
 
 export class DiskWatch {
   readonly #path: string;
-  readonly #limit: number;
+  /** In bytes; may be changed. */
+  limit: number;
   readonly #onFault: (error: unknown) => void;
   readonly #runs = new Set<Watched>();
   #used = 0;
@@ -44,7 +45,7 @@ export class DiskWatch {
   /** @param onFault told when the workspace cannot be counted; the runs of that time are then not limited by it */
   constructor(path: string, limit: number, onFault: (error: unknown) => void) {
     this.#path = path;
-    this.#limit = limit;
+    this.limit = limit;
     this.#onFault = onFault;
   }
 
@@ -54,7 +55,7 @@ export class DiskWatch {
   }
 
   get room(): number {
-    return this.#limit - this.#used;
+    return this.limit - this.#used;
   }
 
   /** Takes room for bytes that are about to be written. @returns false where there is none */
@@ -83,7 +84,7 @@ export class DiskWatch {
    * @returns to be called at the end of the run
    */
   watch(user: DiskUser): () => void {
-    const watched: Watched = { ...user, baseline: this.#used <= this.#limit ? this.#used : undefined };
+    const watched: Watched = { ...user, baseline: this.#used <= this.limit ? this.#used : undefined };
     this.#runs.add(watched);
     this.#timer ??= setInterval(() => {
       this.#tick();
@@ -121,7 +122,7 @@ export class DiskWatch {
     const now = performance.now();
     this.#countedAt = now;
     this.#nextCount = now + Math.max(RECOUNT_MS, (now - began) / SHARE);
-    if (this.#used <= this.#limit) return;
+    if (this.#used <= this.limit) return;
     for (const run of this.#runs) {
       if (run.baseline !== undefined && this.#used > run.baseline) run.stop();
       run.baseline ??= this.#used;

@@ -3,7 +3,7 @@ import { closeSync, opendirSync, readlinkSync, type BigIntStats } from 'node:fs'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import type { FileInfo } from '../protocol/files.ts';
 import { PATH_MAX } from '../protocol/messages.ts';
-import { textOf } from './names.ts';
+import { textOf } from '../protocol/bytes.ts';
 import { at, errorCode, openDirectory, self, statEntry, withAccess } from './walk.ts';
 
 /** Deeper directories are named, not looked into: a descriptor is held for each level. Their own lists can be had. */

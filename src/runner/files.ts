@@ -7,7 +7,6 @@
  */
 import { randomBytes } from 'node:crypto';
 import {
-  chmodSync,
   closeSync,
   constants,
   copyFile,
@@ -15,7 +14,6 @@ import {
   linkSync,
   mkdirSync,
   read as readFd,
-  renameSync,
   rmdirSync,
   unlinkSync,
   write as writeFd,
@@ -28,7 +26,8 @@ import { LIST_MAX, type FileInfo, type FileList, type WatchEvent } from '../prot
 import type { Asks, Fetched, Fetches, Sends } from '../protocol/operations.ts';
 import { removeTree, runConfined } from './confined.ts';
 import { entriesBelow, etagOf, infoOf, isOneOf, isTemporary, settled, targetOf } from './entries.ts';
-import { badPath, fileNames, showPath, textOf, treeNames } from './names.ts';
+import { textOf } from '../protocol/bytes.ts';
+import { badPath, fileNames, showPath, treeNames } from './names.ts';
 import { packTar, packZip } from './pack.ts';
 import { Staging } from './staging.ts';
 import { unpackTar, unpackZip } from './unpack.ts';
@@ -37,9 +36,9 @@ import {
   at,
   conflict,
   errorCode,
+  moveEntry,
   openDirectory,
   openFile,
-  openPlace,
   reopenFile,
   self,
   statEntry,
@@ -49,7 +48,7 @@ import {
 } from './walk.ts';
 import { unlinkIfPossible } from './workspace.ts';
 import { Body } from './body.ts';
-import type { WorkspaceState } from './workspaces.ts';
+import type { WorkspaceState } from './workspace-state.ts';
 
 const LIST_DEFAULT = 100;
 const READ_PIECE = 256 * 1024;
@@ -291,7 +290,7 @@ export class Files {
   async remove({ path, recursive = false, ifMatch }: Ask<'remove'>): Promise<object> {
     const { workspace, disk } = this.#state;
     const trash = await this.#open(path, ({ walk, root }) => {
-      const { dir, name, stats } = found(path, walk.to(fileNames(path.replace(/\/+$/, '')), KEEP));
+      const { dir, name, stats } = found(path, walk.to(targetNames(path), KEEP));
       if (name === '.') throw badPath(path, 'is the workspace itself');
       checkWanted(path, { ifMatch }, stats);
       if (!stats.isDirectory()) {
@@ -323,9 +322,10 @@ export class Files {
     return {};
   }
 
-  move({ from, to, overwrite = false }: Ask<'move'>): Promise<FileInfo> {
+  async move({ from, to, overwrite = false }: Ask<'move'>): Promise<FileInfo> {
+    targetNames(to);
     return this.#open(from, async ({ root, walk }) => {
-      const source = found(from, walk.to(fileNames(from.replace(/\/+$/, '')), KEEP));
+      const source = found(from, walk.to(targetNames(from), KEEP));
       if (source.name === '.') throw badPath(from, 'is the workspace itself');
       return this.#withTarget(to, root, overwrite, source.stats, (target) => {
         place(source.dir, source.name, source.stats, target, overwrite, to);
@@ -334,7 +334,8 @@ export class Files {
     });
   }
 
-  copy({ from, to, overwrite = false }: Ask<'copy'>): Promise<FileInfo> {
+  async copy({ from, to, overwrite = false }: Ask<'copy'>): Promise<FileInfo> {
+    targetNames(to);
     return this.#open(from, async ({ root, walk }) => {
       const source = found(from, walk.to(treeNames(from)));
       const stem = `.nox-${randomBytes(12).toString('hex')}.tmp`;
@@ -398,13 +399,13 @@ export class Files {
     if (code !== 0)
       throw new NoxError(
         'workspace_conflict',
-        `${showPath(to)}: the tree could not be copied whole: ${stderr.trim()}`,
+        `${showPath(to)}: the tree could not be copied whole: ${stderr.trim().slice(0, 300)}`,
       );
   }
 
   makeDirectory({ path, parents = false }: Ask<'makeDirectory'>): Promise<FileInfo> {
     return this.#open(path, async ({ walk }) => {
-      const target = walk.to(fileNames(path.replace(/\/+$/, '')), { make: parents });
+      const target = walk.to(targetNames(path), { make: parents });
       const { dir, name, stats } = target;
       if (stats !== undefined && !(parents && stats.isDirectory())) throw exists(path);
       if (stats === undefined)
@@ -431,7 +432,7 @@ export class Files {
     const { workspace } = this.#state;
     const walk = new Walk(workspace.shown, root, to);
     try {
-      const target = walk.to(fileNames(to.replace(/\/+$/, '')), { keepLink: true, make: true });
+      const target = walk.to(targetNames(to), { keepLink: true, make: true });
       const { stats, name } = target;
       if (name === '.') throw badPath(to, 'is the workspace itself');
       if (stats !== undefined && !overwrite) throw exists(to);
@@ -463,6 +464,9 @@ export class Files {
     }
   }
 }
+
+/** Of a file or a directory; `dir/` is the directory. */
+const targetNames = (path: string): string[] => fileNames(path.replace(/\/+$/, ''));
 
 const KEEP = { keepLink: true } as const;
 
@@ -557,34 +561,6 @@ function place(
   withAccess(fromDir, () => {
     unlinkSync(at(fromDir, fromName));
   });
-}
-
-/** rename(2); a directory that changes its parent must be writable itself. */
-function moveEntry(fromDir: number, fromName: string, dir: number, name: string): void {
-  const rename = () => {
-    withAccess(fromDir, () => {
-      withAccess(dir, () => {
-        renameSync(at(fromDir, fromName), at(dir, name));
-      });
-    });
-  };
-  try {
-    rename();
-  } catch (error) {
-    if (errorCode(error) !== 'EACCES' || !giveAccess(fromDir, fromName)) throw error;
-    rename();
-  }
-}
-
-function giveAccess(dir: number, name: string): boolean {
-  const fd = openPlace(at(dir, name));
-  try {
-    if (!fstatSync(fd).isDirectory()) return false;
-    chmodSync(self(fd), 0o755);
-    return true;
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** @throws NoxError `range_not_satisfiable` */

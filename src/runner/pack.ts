@@ -10,7 +10,7 @@ import { createDeflateRaw, createGzip, crc32, type Gzip } from 'node:zlib';
 import { Readable } from 'node:stream';
 import { NoxError } from '../protocol/errors.ts';
 import { entriesBelow, targetOf, type Entry } from './entries.ts';
-import { textOf } from './names.ts';
+import { textOf } from '../protocol/bytes.ts';
 import { tarHeader, tarPadding, TAR_END } from './tar.ts';
 import { at, errorCode, openFile, withAccess } from './walk.ts';
 import { zipCentralHeader, zipDescriptor, zipEnd, zipLocalHeader, type ZipEntry } from './zip.ts';

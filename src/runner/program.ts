@@ -14,7 +14,7 @@ import type { LaunchPlan, Scratch, Shown } from './launch.ts';
 import { findRuntime, isPython, planRuntime, type CommandRuntime, type Runtimes } from './runtime.ts';
 import { newMark } from './stage.ts';
 import { pathNames } from './workspace.ts';
-import type { WorkspaceState } from './workspaces.ts';
+import type { WorkspaceState } from './workspace-state.ts';
 
 /** Where code without a name is put, for a command. */
 const NAMELESS_DIR = '/tmp/.nox-run';

@@ -277,7 +277,7 @@ class Run {
       ...this.#stage(),
       ...(limitName === undefined
         ? {}
-        : { limit: { name: limitName, value: limits[limitName], unit: LIMITS[limitName].unit } }),
+        : { limit: { name: limitName, value: this.#limitValue(limitName), unit: LIMITS[limitName].unit } }),
       usage: {
         wallSeconds: secondsSince(this.#began),
         // A killed run reports nothing itself; the last measurement does not tell user from system time.
@@ -293,6 +293,11 @@ class Run {
         stderrBytes: this.#streams.total('stderr'),
       },
     };
+  }
+
+  #limitValue(name: LimitName): number {
+    const scratch = 'group' in this.#place;
+    return name === 'workspaceBytes' && !scratch ? this.#place.disk.limit : this.#order.limits[name];
   }
 }
 

@@ -24,7 +24,7 @@ import { NoxError } from '../protocol/errors.ts';
 import { NAME_MAX, PATH_MAX } from '../protocol/messages.ts';
 import { removeTree } from './confined.ts';
 import { DEPTH_MAX, entriesBelow } from './entries.ts';
-import { textOf } from './names.ts';
+import { textOf } from '../protocol/bytes.ts';
 import { at, errorCode, openDirectory, statEntry, withAccess, type Place } from './walk.ts';
 import type { Workspace } from './workspace.ts';
 import type { DiskWatch } from './disk.ts';

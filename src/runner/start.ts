@@ -16,6 +16,7 @@ import { ProcMeter } from './meter.ts';
 import { environment, type RunContext } from './run.ts';
 import { loadRuntimes } from './runtime.ts';
 import { probeBy, RuntimeProbe } from './runtime-probe.ts';
+import { workspaceHandlers } from './workspace-handlers.ts';
 import { DEFAULT_WORKSPACE, Workspaces } from './workspaces.ts';
 
 export interface StartedRunner {
@@ -24,6 +25,9 @@ export interface StartedRunner {
   readonly runtimes: RuntimeProbe;
   readonly cgroup: CgroupState;
 }
+
+/** The runs need less of the workspaces than the operations on them. */
+type Context = RunContext & { readonly workspaces: Workspaces };
 
 /** Says what is missing and how to mend it, a line each. */
 class UnfitError extends Error {
@@ -97,6 +101,7 @@ export async function startRunner(config: Config, log: Logger): Promise<StartedR
         runtimes: () => probe.list(),
         status: () => Promise.resolve(executor.status()),
         ...files.ask,
+        ...workspaceHandlers(context.workspaces),
       },
       send: files.send,
       fetch: files.fetch,
@@ -125,16 +130,17 @@ function explain(check: Check): string {
   return `${check.name}: ${check.value}${check.pass ? '' : `\n  remedy: ${check.remedy}`}`;
 }
 
-async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Promise<RunContext> {
+async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Promise<Context> {
   const python = choosePython(config.python);
   const workspaces = new Workspaces({
     dir: config.workspaces,
     sandbox: config.sandbox,
     limitBytes: config.limits.workspaceBytes,
     onFault: (error) => {
-      log.error({ err: error }, 'the size of a workspace cannot be counted');
+      log.error({ err: error }, 'a workspace is damaged or cannot be counted');
     },
   });
+  await workspaces.recover();
   await workspaces.get(DEFAULT_WORKSPACE).disk.count();
   const { runtimes, replaced } = loadRuntimes(config.runtimes);
   if (replaced.length > 0) log.info({ replaced, from: config.runtimes }, 'runtimes replaced');

@@ -12,10 +12,12 @@ import {
   mkdirSync,
   openSync,
   readlinkSync,
+  renameSync,
   type BigIntStats,
 } from 'node:fs';
 import { NoxError } from '../protocol/errors.ts';
-import { badPath, bytesOf, showPath, textOf } from './names.ts';
+import { bytesOf, textOf } from '../protocol/bytes.ts';
+import { badPath, showPath } from './names.ts';
 
 const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
 /** open(2); Node does not export it. The same on x86_64 and aarch64. */
@@ -193,6 +195,34 @@ export function reopenFile(place: number, access: keyof typeof FLAGS): number {
 }
 
 const FLAGS = { read: O_RDONLY, write: O_WRONLY, append: O_WRONLY | constants.O_APPEND } as const;
+
+/** rename(2); a directory that changes its parent must be writable itself. */
+export function moveEntry(fromDir: number, fromName: string, dir: number, name: string): void {
+  const rename = () => {
+    withAccess(fromDir, () => {
+      withAccess(dir, () => {
+        renameSync(at(fromDir, fromName), at(dir, name));
+      });
+    });
+  };
+  try {
+    rename();
+  } catch (error) {
+    if (errorCode(error) !== 'EACCES' || !giveAccess(fromDir, fromName)) throw error;
+    rename();
+  }
+}
+
+function giveAccess(dir: number, name: string): boolean {
+  const fd = openPlace(at(dir, name));
+  try {
+    if (!fstatSync(fd).isDirectory()) return false;
+    chmodSync(self(fd), 0o755);
+    return true;
+  } finally {
+    closeSync(fd);
+  }
+}
 
 /** What runs can bring about by changing names meanwhile; none of it is the machine's fault. */
 const BY_RUNS = [

@@ -8,7 +8,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FileInfo, WatchEvent } from '../protocol/files.ts';
 import { entriesBelow, infoOf } from './entries.ts';
-import { textOf } from './names.ts';
+import { textOf } from '../protocol/bytes.ts';
 
 const LOOK_MS = 300;
 const SHARE = 0.05;

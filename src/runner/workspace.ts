@@ -32,7 +32,8 @@ import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { PATH_MAX } from '../protocol/messages.ts';
-import { badPath, bytesOf, fileNames, textOf } from './names.ts';
+import { bytesOf, textOf } from '../protocol/bytes.ts';
+import { badPath, fileNames } from './names.ts';
 import {
   at,
   conflict,
@@ -118,13 +119,16 @@ export class Workspace {
   /**
    * After a crash: finishes what was half copied, removes unfinished uploads and placeholders of a runner that is
    * gone. Call with no run alive. Runs can make entries of these names, of every kind: none may hold up the start.
+   *
+   * @returns directories of such names, which are left to be removed
    */
-  sweep(): void {
-    this.#withRoot((root) => {
+  sweep(): string[] {
+    return this.#withRoot((root) => {
       const names = readdirSync(self(root), 'latin1');
       for (const name of names.filter((each) => REDO.test(each))) this.#redo(root, name);
       for (const name of names.filter((each) => TEMPORARY.test(each))) unlinkIfPossible(at(root, name));
       for (const name of names) removePlaceholder(root, name);
+      return readdirSync(self(root), 'latin1').filter((each) => TEMPORARY.test(each));
     });
   }
 

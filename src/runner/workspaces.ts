@@ -1,100 +1,100 @@
 /**
- * Every workspace by its id, made when it is first used.
+ * Every workspace by its id: what is kept of it (shelf.ts), and its state while it is used.
  *
- * On the host a workspace is `<NOX_WORKSPACES>/<id>/files`; the default one is NOX_SANDBOX. To its runs each appears at
- * the path of NOX_SANDBOX, so that programs need not know where they are, and are not told the id.
+ * To its runs each appears at the path of NOX_SANDBOX, wherever it is on the host, so that programs need not know where
+ * they are, and are not told the id.
+ *
+ * What takes the files of a workspace away (its deletion, a restore) waits for no run: it is refused while runs are
+ * alive, or ends them first when it is told to (`force`). New ones are refused meanwhile. A clone and a snapshot are
+ * made beside live runs, and show each file as it was at some moment in between.
  */
-import { mkdirSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { randomBytes } from 'node:crypto';
+import { closeSync, mkdirSync, readdirSync } from 'node:fs';
+import { setImmediate } from 'node:timers/promises';
 import { NoxError } from '../protocol/errors.ts';
-import { WORKSPACE_ID } from '../protocol/messages.ts';
-import { DiskWatch } from './disk.ts';
-import { Placeholder } from './placeholder.ts';
+import type { Asks } from '../protocol/operations.ts';
+import type { SnapshotInfo, WorkspaceInfo, WorkspaceUsage } from '../protocol/workspaces.ts';
+import { copyTree, countEntries, removeTree } from './confined.ts';
+import { DiskWatch, diskUsage } from './disk.ts';
+import { type Kept, Shelf } from './shelf.ts';
+import { at, moveEntry, openDirectory, self } from './walk.ts';
 import { Workspace } from './workspace.ts';
+import { WorkspaceState } from './workspace-state.ts';
 
 /** The workspace of the four calls. */
 export const DEFAULT_WORKSPACE = 'default';
-const ID = new RegExp(WORKSPACE_ID);
-/** How long the state of a workspace is kept that nobody uses. */
-const IDLE_MS = 600_000;
+/** Of the snapshots of one workspace, and of all workspaces: their lists are held in memory. */
+const SNAPSHOTS_MAX = 100;
+const WORKSPACES_MAX = 10_000;
+/** How often it is looked whether a workspace has expired, or its state is idle. */
+const TIDY_MS = 5000;
+
+type Request<Name extends keyof Asks> = Asks[Name]['request'];
 
 export interface WorkspacesOptions {
   /** NOX_WORKSPACES. */
   readonly dir: string;
   /** NOX_SANDBOX. */
   readonly sandbox: string;
-  /** What a workspace may hold that has no limit of its own, in bytes. */
+  /** NOX_MAX_WORKSPACE: what a workspace may hold that has no quota of its own, and the largest quota. */
   readonly limitBytes: number;
-  /** Told when a workspace cannot be counted. */
+  /** Told when a workspace cannot be counted, read or removed. */
   readonly onFault: (error: unknown) => void;
+  /** Milliseconds since 1970, for tests. */
+  readonly now?: () => number;
 }
 
-/** A workspace in use. */
-export class WorkspaceState {
-  readonly id: string;
-  readonly workspace: Workspace;
-  readonly placeholder: Placeholder;
-  readonly disk: DiskWatch;
-  readonly #users = new Set<() => void>();
-  #used = performance.now();
-
-  constructor(id: string, workspace: Workspace, disk: DiskWatch) {
-    this.id = id;
-    this.workspace = workspace;
-    this.placeholder = new Placeholder(workspace);
-    this.disk = disk;
-  }
-
-  /**
-   * Counts a run that is alive in it.
-   *
-   * @param end ends the run: the workspace is being taken away
-   * @returns to be called when nothing of the run is alive
-   */
-  enter(end: () => void): () => void {
-    // One function may come twice, each entry counts.
-    const user = () => {
-      end();
-    };
-    this.#users.add(user);
-    return () => {
-      this.#used = performance.now();
-      this.#users.delete(user);
-    };
-  }
-
-  /** Runs that are alive. */
-  get live(): number {
-    return this.#users.size;
-  }
-
-  touch(): void {
-    this.#used = performance.now();
-  }
-
-  idleSince(now: number): boolean {
-    return this.#users.size === 0 && now - this.#used > IDLE_MS;
-  }
-}
-
+/** @throws NoxError `workspace_not_found` from each for an id that there is not */
 export class Workspaces {
   readonly #options: WorkspacesOptions;
+  readonly #shelf: Shelf;
+  readonly #kept: Map<string, Kept>;
   readonly #states = new Map<string, WorkspaceState>();
+  /** Their files are being taken away, or put there. */
+  readonly #closed = new Set<string>();
   readonly #housekeeping: NodeJS.Timeout;
+  readonly #now: () => number;
 
   /** @throws for a directory that cannot be made or written */
   constructor(options: WorkspacesOptions) {
     this.#options = options;
-    mkdirSync(options.dir, { recursive: true, mode: 0o700 });
-    this.get(DEFAULT_WORKSPACE).workspace.prepare();
-    this.get(DEFAULT_WORKSPACE).workspace.sweep();
+    this.#now = options.now ?? Date.now;
+    this.#shelf = new Shelf(options.dir, options.onFault);
+    this.#kept = new Map(this.#shelf.load().map((kept) => [kept.id, kept]));
+    if (!this.#kept.has(DEFAULT_WORKSPACE)) {
+      const kept = this.#newKept(DEFAULT_WORKSPACE, { owner: 'admin' });
+      this.#shelf.keep(kept);
+      this.#kept.set(kept.id, kept);
+    }
     this.#housekeeping = setInterval(() => {
-      this.#tidy();
-    }, IDLE_MS).unref();
+      void this.tidy();
+    }, TIDY_MS).unref();
   }
 
-  /** @throws NoxError `workspace_not_found` */
+  /** After a crash: finishes and takes away what was cut short. Call with no run alive. */
+  async recover(): Promise<void> {
+    await this.#shelf.sweep([...this.#kept.keys()]);
+    for (const [id, kept] of this.#kept) {
+      try {
+        const { workspace } = this.#stateOf(kept);
+        for (const name of workspace.sweep()) await removeTree(workspace.path, name);
+        const snapshot = this.#shelf.restoring(id);
+        if (snapshot !== undefined) await this.#fill(id, snapshot);
+      } catch (error) {
+        if (id === DEFAULT_WORKSPACE) throw error;
+        this.#options.onFault(error);
+      }
+      await setImmediate();
+    }
+  }
+
   get(id: string): WorkspaceState {
+    const kept = this.#find(id);
+    this.#checkOpen(id);
+    return this.#stateOf(kept);
+  }
+
+  #stateOf({ id, quotaBytes }: Kept): WorkspaceState {
     const known = this.#states.get(id);
     if (known !== undefined) {
       known.touch();
@@ -102,11 +102,11 @@ export class Workspaces {
     }
     const { sandbox, limitBytes, onFault } = this.#options;
     const path = this.#pathOf(id);
-    const state = new WorkspaceState(
-      id,
-      new Workspace(path, sandbox),
-      new DiskWatch(path, limitBytes, onFault),
-    );
+    const disk = new DiskWatch(path, quotaBytes ?? limitBytes, (error) => {
+      // A workspace that has gone meanwhile has no size.
+      if (this.#states.get(id)?.disk === disk) onFault(error);
+    });
+    const state = new WorkspaceState(id, new Workspace(path, sandbox), disk);
     this.#states.set(id, state);
     return state;
   }
@@ -116,20 +116,328 @@ export class Workspaces {
     for (const { placeholder } of this.#states.values()) placeholder.remove();
   }
 
-  #pathOf(id: string): string {
-    const { dir, sandbox } = this.#options;
-    if (id === DEFAULT_WORKSPACE) return sandbox;
-    const path = join(dir, id, 'files');
-    if (ID.test(id) && statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) return path;
-    throw new NoxError('workspace_not_found', `workspace: there is no ${JSON.stringify(id)}`);
+  info(id: string): WorkspaceInfo {
+    return this.#infoOf(this.#find(id));
   }
 
-  #tidy(): void {
+  async usage(id: string): Promise<WorkspaceUsage> {
+    const { workspace } = this.get(id);
+    return { bytes: await diskUsage(workspace.path), entries: await countEntries(workspace.path) };
+  }
+
+  list({ limit, after, ids }: Request<'workspaceList'>): {
+    workspaces: WorkspaceInfo[];
+    next: string | null;
+  } {
+    const wanted = ids === undefined ? undefined : new Set(ids);
+    const all = [...this.#kept.values()]
+      .filter((kept) => !this.#isExpired(kept) && wanted?.has(kept.id) !== false && kept.id > (after ?? ''))
+      .sort((a, b) => (a.id < b.id ? -1 : 1));
+    const page = all.slice(0, limit);
+    return {
+      workspaces: page.map((kept) => this.#infoOf(kept)),
+      next: all.length > limit ? (page.at(-1)?.id ?? null) : null,
+    };
+  }
+
+  /** @throws NoxError `already_exists`, `quota_exceeded`, `invalid_request` */
+  create(request: Request<'workspaceCreate'>): Promise<WorkspaceInfo> {
+    return this.#make(request, () => Promise.resolve());
+  }
+
+  /** @throws NoxError as `create`, and `workspace_full` where the quota is less than the files */
+  async clone({ workspace, ...request }: Request<'workspaceClone'>): Promise<WorkspaceInfo> {
+    const source = this.get(workspace);
+    const leave = source.use();
+    try {
+      const { quotaBytes } = this.#find(workspace);
+      return await this.#make({ quotaBytes, ...request }, async (files, quota) => {
+        await this.#copyOut(source, files, quota);
+      });
+    } finally {
+      leave();
+    }
+  }
+
+  /** @throws NoxError `quota_exceeded`, `invalid_request` */
+  update({ workspace, ownerBytes, ...change }: Request<'workspaceUpdate'>): WorkspaceInfo {
+    const before = this.#find(workspace);
+    if (workspace === DEFAULT_WORKSPACE && change.expires !== undefined && change.expires !== null)
+      throw new NoxError('invalid_request', 'expires: the default workspace stays');
+    const kept = { ...before, ...change };
+    this.#checkSettings(kept);
+    if (change.quotaBytes !== undefined)
+      this.#checkOwner(before.owner, ownerBytes, this.#quotaOf(kept) - this.#quotaOf(before));
+    this.#shelf.save(kept);
+    this.#kept.set(workspace, kept);
+    const state = this.#states.get(workspace);
+    if (state !== undefined) state.disk.limit = this.#quotaOf(kept);
+    return this.#infoOf(kept);
+  }
+
+  /** @throws NoxError `workspace_conflict` while runs are alive in it, unless `force` */
+  async remove(id: string, force: boolean): Promise<void> {
+    if (id === DEFAULT_WORKSPACE)
+      throw new NoxError('invalid_request', 'workspace: the default one cannot be deleted; remove its files');
+    await this.#removeKept(this.#find(id), force);
+  }
+
+  #removeKept(kept: Kept, force: boolean): Promise<void> {
+    const { id } = kept;
+    return this.#alone(kept, force, async () => {
+      const gone = this.#shelf.remove(id);
+      this.#kept.delete(id);
+      this.#states.delete(id);
+      await gone;
+    });
+  }
+
+  snapshots(id: string): SnapshotInfo[] {
+    this.#find(id);
+    return this.#shelf.snapshots(id);
+  }
+
+  /** @throws NoxError `workspace_full` where the snapshots came to more than the workspace's quota, `quota_exceeded` */
+  async snapshot({ workspace, label = null, ownerBytes }: Request<'snapshotCreate'>): Promise<SnapshotInfo> {
+    const state = this.get(workspace);
+    const kept = this.#find(workspace);
+    const others = this.#shelf.snapshots(workspace);
+    if (others.length >= SNAPSHOTS_MAX)
+      throw new NoxError(
+        'quota_exceeded',
+        `A workspace has at most ${String(SNAPSHOTS_MAX)} snapshots; delete one`,
+      );
+    const leave = state.use();
+    const id = newId('snap-');
+    try {
+      return await this.#shelf.makeSnapshot(workspace, id, async (files) => {
+        const room = this.#quotaOf(kept) - sumOf(others);
+        const bytes = await this.#copyOut(state, files, room);
+        this.#checkOwner(kept.owner, ownerBytes, bytes);
+        return { id, label, created: this.#now(), bytes };
+      });
+    } finally {
+      leave();
+    }
+  }
+
+  /**
+   * Replaces all files of a workspace. They are copied first, so that a full disk changes nothing; then they take
+   * their places one after the other, which a start after a crash finishes.
+   *
+   * @throws NoxError `snapshot_not_found`, `workspace_conflict` while runs are alive in it, unless `force`
+   */
+  async restore(id: string, snapshot: string, force: boolean): Promise<void> {
+    this.#findSnapshot(id, snapshot);
+    await this.#alone(this.#find(id), force, async () => {
+      await this.#fill(id, snapshot);
+      await this.#states.get(id)?.disk.count();
+    });
+  }
+
+  /** @throws NoxError `snapshot_not_found` */
+  async removeSnapshot(id: string, snapshot: string): Promise<void> {
+    this.#findSnapshot(id, snapshot);
+    this.#checkOpen(id);
+    await this.#shelf.removeSnapshot(id, snapshot);
+  }
+
+  /** Deletes what has expired, when its runs have ended, and forgets the state of what nobody uses. */
+  async tidy(): Promise<void> {
     const now = performance.now();
     for (const [id, state] of this.#states) {
       if (id === DEFAULT_WORKSPACE || !state.idleSince(now)) continue;
       state.placeholder.remove();
       this.#states.delete(id);
     }
+    for (const kept of [...this.#kept.values()]) {
+      if (!this.#isExpired(kept) || this.#closed.has(kept.id)) continue;
+      // A conflict: until its runs have ended. Anything else is tried again as well.
+      await this.#removeKept(kept, false).catch((error: unknown) => {
+        if (!(error instanceof NoxError)) this.#options.onFault(error);
+      });
+    }
   }
+
+  async #make(
+    request: Request<'workspaceCreate'>,
+    fill: (files: string, quota: number) => Promise<void>,
+  ): Promise<WorkspaceInfo> {
+    const { id = newId('ws-'), ownerBytes, ...settings } = request;
+    if (this.#kept.has(id))
+      throw new NoxError('already_exists', `id: there is a workspace ${JSON.stringify(id)} already`);
+    if (this.#kept.size >= WORKSPACES_MAX)
+      throw new NoxError('quota_exceeded', `There are ${String(WORKSPACES_MAX)} workspaces; delete one`);
+    const kept = this.#newKept(id, settings);
+    this.#checkSettings(kept);
+    this.#checkOwner(kept.owner, ownerBytes, this.#quotaOf(kept));
+    // Nobody else takes the name, or the owner's room, while it is made.
+    this.#closed.add(id);
+    this.#kept.set(id, kept);
+    try {
+      await this.#shelf.make(kept, (files) => fill(files, this.#quotaOf(kept)));
+      return this.#infoOf(kept);
+    } catch (error) {
+      this.#kept.delete(id);
+      throw error;
+    } finally {
+      this.#closed.delete(id);
+    }
+  }
+
+  /** @returns the bytes of the copy */
+  async #copyOut({ workspace }: WorkspaceState, to: string, room: number): Promise<number> {
+    workspace.prepare();
+    // Before the copy, which may be large, and after it: a live run may add to it.
+    const checkRoom = (bytes: number) => {
+      if (bytes > room)
+        throw new NoxError(
+          'workspace_full',
+          `The files have ${String(bytes)} bytes, and there is room for ${String(room)}`,
+        );
+      return bytes;
+    };
+    checkRoom(await diskUsage(workspace.path));
+    await copyTree(workspace.path, to);
+    const copy = new Workspace(to);
+    for (const name of copy.sweep()) await removeTree(to, name);
+    return checkRoom(await diskUsage(to));
+  }
+
+  async #fill(id: string, snapshot: string): Promise<void> {
+    const path = this.#pathOf(id);
+    new Workspace(path).prepare();
+    const root = openDirectory(path);
+    const [fresh, old] = [newTemporary(), newTemporary()];
+    try {
+      mkdirSync(at(root, fresh), { mode: 0o755 });
+      mkdirSync(at(root, old), { mode: 0o700 });
+      // No run is alive: the name stays what it is.
+      await copyTree(this.#shelf.snapshotFiles(id, snapshot), `${path}/${fresh}`);
+      this.#shelf.noteRestore(id, snapshot);
+      const [from, into] = [openDirectory(at(root, fresh)), openDirectory(at(root, old))];
+      try {
+        await moveEntries(root, into, (name) => name !== fresh && name !== old);
+        await moveEntries(from, root, () => true);
+      } finally {
+        closeSync(from);
+        closeSync(into);
+      }
+      this.#shelf.noteRestore(id, undefined);
+    } finally {
+      closeSync(root);
+      for (const name of [fresh, old]) await removeTree(path, name).catch(this.#options.onFault);
+    }
+  }
+
+  /** While a workspace is taken away from runs: those that are alive end, if they may be ended. */
+  async #alone(kept: Kept, force: boolean, work: () => Promise<void>): Promise<void> {
+    const { id } = kept;
+    this.#checkOpen(id);
+    const state = this.#stateOf(kept);
+    if (state.live > 0 && !force)
+      throw new NoxError(
+        'workspace_conflict',
+        `workspace: ${String(state.live)} runs or copies are under way in ${JSON.stringify(id)}; wait for them, or say \`force\` to end the runs`,
+      );
+    this.#closed.add(id);
+    try {
+      await state.end();
+      state.placeholder.remove();
+      await work();
+    } finally {
+      this.#closed.delete(id);
+    }
+  }
+
+  #find(id: string): Kept {
+    const kept = this.#kept.get(id);
+    if (kept === undefined || this.#isExpired(kept))
+      throw new NoxError('workspace_not_found', `workspace: there is no ${JSON.stringify(id.slice(0, 100))}`);
+    return kept;
+  }
+
+  #isExpired({ expires }: Kept): boolean {
+    return expires !== null && this.#now() >= expires;
+  }
+
+  #checkOpen(id: string): void {
+    if (!this.#closed.has(id)) return;
+    throw new NoxError(
+      'workspace_conflict',
+      `workspace: ${JSON.stringify(id)} is being made, restored or deleted`,
+    );
+  }
+
+  #findSnapshot(id: string, snapshot: string): void {
+    this.#find(id);
+    if (!this.#shelf.snapshots(id).some((each) => each.id === snapshot))
+      throw new NoxError(
+        'snapshot_not_found',
+        `snapshot: there is no ${JSON.stringify(snapshot)} of ${JSON.stringify(id)}`,
+      );
+  }
+
+  #newKept(
+    id: string,
+    { owner, label = null, quotaBytes = null, expires = null }: Request<'workspaceCreate'>,
+  ): Kept {
+    return { id, label, owner, created: this.#now(), expires, quotaBytes };
+  }
+
+  #checkSettings({ quotaBytes, expires }: Kept): void {
+    const { limitBytes } = this.#options;
+    if (quotaBytes !== null && quotaBytes > limitBytes)
+      throw new NoxError(
+        'invalid_request',
+        `quotaBytes: ${String(quotaBytes)} is more than the ${String(limitBytes)} of NOX_MAX_WORKSPACE`,
+      );
+    if (expires !== null && expires <= this.#now())
+      throw new NoxError('invalid_request', 'expires: must be a time in the future');
+  }
+
+  /** What an owner's workspaces may come to is the sum of what they may hold, so that no run can pass it. */
+  #checkOwner(owner: string, ownerBytes: number | undefined, more: number): void {
+    if (ownerBytes === undefined || more <= 0) return;
+    let held = 0;
+    for (const kept of this.#kept.values())
+      if (kept.owner === owner) held += this.#quotaOf(kept) + sumOf(this.#shelf.snapshots(kept.id));
+    if (held + more > ownerBytes)
+      throw new NoxError(
+        'quota_exceeded',
+        `The quotas and snapshots of the token’s workspaces come to ${String(held)} bytes; ${String(more)} more is beyond its ${String(ownerBytes)} (storageBytes): give this one a smaller quotaBytes, or delete some`,
+      );
+  }
+
+  #quotaOf({ quotaBytes }: Kept): number {
+    return Math.min(quotaBytes ?? Infinity, this.#options.limitBytes);
+  }
+
+  #infoOf(kept: Kept): WorkspaceInfo {
+    const { id, label, owner, created, expires } = kept;
+    const runs = this.#states.get(id)?.runs ?? 0;
+    return { id, label, owner, created, expires, quotaBytes: this.#quotaOf(kept), runs };
+  }
+
+  #pathOf(id: string): string {
+    return id === DEFAULT_WORKSPACE ? this.#options.sandbox : this.#shelf.filesOf(id);
+  }
+}
+
+const sumOf = (snapshots: readonly SnapshotInfo[]): number =>
+  snapshots.reduce((sum, { bytes }) => sum + bytes, 0);
+
+async function moveEntries(from: number, to: number, which: (name: string) => boolean): Promise<void> {
+  for (const [index, name] of readdirSync(self(from), 'latin1').filter(which).entries()) {
+    moveEntry(from, name, to, name);
+    if (index % 256 === 0) await setImmediate();
+  }
+}
+
+const newTemporary = (): string => `.nox-${randomBytes(12).toString('hex')}.tmp`;
+
+/** 16 characters of 36: more than 80 bits. */
+function newId(prefix: string): string {
+  const digits = BigInt(`0x${randomBytes(16).toString('hex')}`).toString(36);
+  return `${prefix}${digits.padStart(16, '0').slice(-16)}`;
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { DiskWatch } from '../../src/runner/disk.ts';
 import { Files } from '../../src/runner/files.ts';
 import { Workspace } from '../../src/runner/workspace.ts';
-import { WorkspaceState } from '../../src/runner/workspaces.ts';
+import { WorkspaceState } from '../../src/runner/workspace-state.ts';
 
 const MIB = 2 ** 20;
 

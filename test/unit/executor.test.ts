@@ -15,7 +15,7 @@ import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan, OutputSink } from '.
 import type { FinalSample, Meter, Sample } from '../../src/runner/meter.ts';
 import type { Handlers } from '../../src/runner/operations.ts';
 import { Workspace } from '../../src/runner/workspace.ts';
-import { WorkspaceState } from '../../src/runner/workspaces.ts';
+import { WorkspaceState } from '../../src/runner/workspace-state.ts';
 
 const MIB = 2 ** 20;
 const DEADLINE_MS = 10_000;

@@ -20,7 +20,7 @@ import fc from 'fast-check';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { NoxError } from '../../src/protocol/errors.ts';
 import type { WatchEvent } from '../../src/protocol/files.ts';
-import { bytesOf, textOf } from '../../src/runner/names.ts';
+import { bytesOf, textOf } from '../../src/protocol/bytes.ts';
 import { all, makeWorkspace, pieces, type Bench } from '../support/workspace.ts';
 
 const workspace = 'default';

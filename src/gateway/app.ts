@@ -28,12 +28,14 @@ import { healthRoute } from './routes/health.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
 import { batchRoute } from './routes/v1-batch.ts';
+import { terminalRoute } from './routes/v1-terminal.ts';
 import { v1RunRoutes } from './routes/v1-runs.ts';
 import { tokenRoutes } from './routes/v1-tokens.ts';
 import { RunBook } from './runs/book.ts';
 import { Spool, type SpoolLimits } from './runs/spool.ts';
 import type { Store } from './store/store.ts';
 import { Authenticator } from './tokens.ts';
+import { isTerminalUpgrade, routeUpgrades } from './upgrade.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -83,7 +85,10 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     requestTimeout: REQUEST_TIMEOUT_MS,
     forceCloseConnections: true,
     trustProxy: trustOf(options.trustedProxy ?? []),
-    http: { headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
+    http: {
+      ...{ headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
+      shouldUpgradeCallback: isTerminalUpgrade,
+    },
     genReqId: (request) => {
       const given = request.headers['x-request-id'];
       return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
@@ -104,6 +109,8 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     }
     app.routing(request, response);
   });
+
+  routeUpgrades(app);
 
   onEnding(app, (request, reply) => {
     const { method, routeOptions } = request;
@@ -176,6 +183,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   app.decorate('book', book);
   const { slots, queueWaitSeconds } = options;
   batchRoute(app, { book, quota, cpuSeconds: limits.cpuSeconds, slots, queueWaitSeconds });
+  terminalRoute(app, { book, quota, cpuSeconds: limits.cpuSeconds });
   v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds });
   return app;
 }

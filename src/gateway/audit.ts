@@ -17,7 +17,8 @@ export function auditEntry(request: FastifyRequest, reply: FastifyReply): object
   const { ending, method, raw } = request;
   const refused = ending.failure === 'unauthorized';
   const route = request.routeOptions.url;
-  if (!refused && (route === undefined || READS.has(method))) return undefined;
+  const read = READS.has(method) && ending.subject === undefined;
+  if (!refused && (route === undefined || read)) return undefined;
   const announced = Number(raw.headers['content-length']);
   return {
     time: new Date().toISOString(),
@@ -33,7 +34,7 @@ export function auditEntry(request: FastifyRequest, reply: FastifyReply): object
     // A refused body is announced, but not taken.
     bytesIn: raw.complete && announced >= 0 ? announced : raw.socket.bytesRead - ending.read,
     bytesOut: raw.socket.bytesWritten - ending.written,
-    ...(reply.raw.writableFinished ? {} : { delivered: false }),
+    ...(reply.raw.writableFinished || ending.delivered === true ? {} : { delivered: false }),
   };
 }
 

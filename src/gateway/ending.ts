@@ -18,6 +18,8 @@ interface Ending {
   subject?: () => Readonly<Record<string, string>>;
   /** Why it was refused or failed. */
   failure?: ErrorCode;
+  /** Where the answer was none of HTTP's: it has come to its end. */
+  delivered?: boolean;
   answered: boolean;
   closed: boolean;
   /** Of its connection, before it. */

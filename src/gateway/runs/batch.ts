@@ -67,7 +67,7 @@ export class Batches {
     let running = 0;
     let held = 0;
     let failed = false;
-    let wake = () => undefined as void;
+    let wake: () => void = () => undefined;
     const take = (result: BatchResult) => {
       results.set(result.index, result);
       held += bytesOf(result);

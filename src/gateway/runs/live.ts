@@ -15,6 +15,8 @@ export type CancelReason = 'client' | 'abandoned' | 'stopped';
 
 /** Input that waits for the run; more is refused. */
 const INPUT_BYTES = 1024 * 1024;
+/** Below it whoever waits for room goes on. */
+const ROOM_BYTES = 256 * 1024;
 /** Neither is the fault of the run, nor of its request: the same may be tried again. */
 const NOT_YET = new Set(['queue_full', 'queue_timeout', 'runner_unavailable', 'shutting_down']);
 
@@ -113,6 +115,11 @@ export class LiveRun {
     throw new NoxError('rate_limited', message, { retryAfter: 1 });
   }
 
+  /** Resolves when most of what it was told has been taken, or it has ended. */
+  async room(): Promise<void> {
+    await this.#input.room();
+  }
+
   #start(): void {
     this.record = { ...this.record, state: 'running', startedAt: Date.now() };
     this.#observer.started(this);
@@ -162,16 +169,20 @@ function asNoxError(error: unknown): NoxError {
     : new NoxError('internal', 'The server failed; its log has the reason', { cause: error });
 }
 
+/** What holds a message costs too. */
+const sizeOf = (input: RunInput): number => 64 + (input.type === 'stdin' ? input.data.length : 0);
+
 /** From calls that come and go to the loop that feeds the run. */
 class InputQueue implements AsyncIterable<RunInput> {
   readonly #waiting: RunInput[] = [];
+  readonly #whenRoom: (() => void)[] = [];
   #bytes = 0;
   #ended = false;
   #wake: (() => void) | undefined;
 
   /** @returns false where there is no room */
   push(input: RunInput): boolean {
-    const bytes = input.type === 'stdin' ? input.data.length : 0;
+    const bytes = sizeOf(input);
     if (this.#bytes > 0 && this.#bytes + bytes > INPUT_BYTES) return false;
     this.#bytes += bytes;
     this.#waiting.push(input);
@@ -182,6 +193,18 @@ class InputQueue implements AsyncIterable<RunInput> {
   end(): void {
     this.#ended = true;
     this.#wake?.();
+    this.#tellRoom();
+  }
+
+  async room(): Promise<void> {
+    if (this.#bytes <= ROOM_BYTES || this.#ended) return;
+    await new Promise<void>((resolve) => {
+      this.#whenRoom.push(resolve);
+    });
+  }
+
+  #tellRoom(): void {
+    for (const resolve of this.#whenRoom.splice(0)) resolve();
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<RunInput> {
@@ -189,7 +212,8 @@ class InputQueue implements AsyncIterable<RunInput> {
       const next = this.#waiting.shift();
       if (next !== undefined) {
         yield next;
-        if (next.type === 'stdin') this.#bytes -= next.data.length;
+        this.#bytes -= sizeOf(next);
+        if (this.#bytes <= ROOM_BYTES) this.#tellRoom();
       } else if (this.#ended) return;
       else
         await new Promise<void>((resolve) => {

@@ -35,6 +35,8 @@ import { RunBook } from './runs/book.ts';
 import { Spool, type SpoolLimits } from './runs/spool.ts';
 import type { Store } from './store/store.ts';
 import { Authenticator } from './tokens.ts';
+import { Webhooks } from './webhooks/deliver.ts';
+import { WebhookTargets } from './webhooks/target.ts';
 import { isTerminalUpgrade, routeUpgrades } from './upgrade.ts';
 
 declare module 'fastify' {
@@ -58,6 +60,8 @@ export interface GatewayOptions {
   readonly state: string;
   readonly slots: number;
   readonly queueWaitSeconds: number;
+  /** Blocks that webhooks may reach though they are not public; undefined: no webhooks. */
+  readonly webhookAllow?: readonly string[] | undefined;
   readonly backgroundQueue: number;
   readonly keep: SpoolLimits;
   readonly audit?: AuditSink | undefined;
@@ -184,7 +188,15 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   const { slots, queueWaitSeconds } = options;
   batchRoute(app, { book, quota, cpuSeconds: limits.cpuSeconds, slots, queueWaitSeconds });
   terminalRoute(app, { book, quota, cpuSeconds: limits.cpuSeconds });
-  v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds });
+  const { webhookAllow } = options;
+  const targets = webhookAllow === undefined ? undefined : new WebhookTargets(webhookAllow);
+  if (targets !== undefined) {
+    const webhooks = new Webhooks(store, targets, log);
+    app.addHook('onClose', () => {
+      webhooks.stop();
+    });
+  }
+  v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds, targets });
   return app;
 }
 

@@ -120,6 +120,21 @@ export const SETTINGS = {
     maximum: 16_384 * 1024 * MIB,
     meaning: 'The same of all of them together; the oldest that have ended make room',
   },
+  NOX_WEBHOOK: {
+    kind: 'text',
+    default: 'off',
+    pattern: SWITCH,
+    shape: 'on or off',
+    meaning:
+      'on lets runs in the background tell their end to an http or https address of the public network',
+  },
+  NOX_WEBHOOK_ALLOW: {
+    kind: 'text',
+    default: '',
+    pattern: BLOCKS,
+    shape: 'addresses or blocks such as 10.0.0.0/8, separated by spaces',
+    meaning: 'Addresses that webhooks may reach though they are not of the public network. Default: none',
+  },
   NOX_KEEP_RUNS: {
     kind: 'number',
     unit: 'count',
@@ -335,6 +350,8 @@ export interface Config {
   readonly auditFile: string;
   readonly state: string;
   readonly backgroundQueue: number;
+  /** undefined: no webhooks. */
+  readonly webhookAllow: readonly string[] | undefined;
   readonly keep: {
     readonly runs: number;
     readonly days: number;
@@ -446,6 +463,7 @@ function assemble(values: Values): Config {
     auditFile: text('NOX_AUDIT_FILE'),
     state: text('NOX_STATE'),
     backgroundQueue: number('NOX_BACKGROUND_QUEUE'),
+    webhookAllow: text('NOX_WEBHOOK') === 'on' ? words(text('NOX_WEBHOOK_ALLOW')) : undefined,
     keep: {
       runs: number('NOX_KEEP_RUNS'),
       days: number('NOX_KEEP_DAYS'),

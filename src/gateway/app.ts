@@ -32,6 +32,7 @@ import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
 import { batchRoute } from './routes/v1-batch.ts';
 import { fileRoutes } from './routes/v1-files.ts';
+import { terminalRoute } from './routes/v1-terminal.ts';
 import { v1RunRoutes } from './routes/v1-runs.ts';
 import { tokenRoutes } from './routes/v1-tokens.ts';
 import { workspaceRoutes } from './routes/v1-workspaces.ts';
@@ -40,7 +41,10 @@ import { Spool, type SpoolLimits } from './runs/spool.ts';
 import type { Store } from './store/store.ts';
 import { Authenticator } from './tokens.ts';
 import type { Tracer } from './trace.ts';
+import { isTerminalUpgrade, routeUpgrades } from './upgrade.ts';
 import { watchExecutor } from './watch.ts';
+import { Webhooks } from './webhooks/deliver.ts';
+import { WebhookTargets } from './webhooks/target.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -63,6 +67,8 @@ export interface GatewayOptions {
   readonly state: string;
   readonly slots: number;
   readonly queueWaitSeconds: number;
+  /** Blocks that webhooks may reach though they are not public; undefined: no webhooks. */
+  readonly webhookAllow?: readonly string[] | undefined;
   readonly backgroundQueue: number;
   readonly keep: SpoolLimits;
   readonly audit?: AuditSink | undefined;
@@ -99,7 +105,10 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     requestTimeout: REQUEST_TIMEOUT_MS,
     forceCloseConnections: true,
     trustProxy: trustOf(options.trustedProxy ?? []),
-    http: { headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
+    http: {
+      ...{ headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: MAX_HEADER_BYTES },
+      shouldUpgradeCallback: isTerminalUpgrade,
+    },
     // What the router refuses by itself, such as `%` with no number after it: in the shape of every other error.
     frameworkErrors: (error, request, reply) => {
       void sendError(toNoxError(error, request, log), reply);
@@ -124,6 +133,8 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     }
     app.routing(request, response);
   });
+
+  routeUpgrades(app);
 
   onEnding(app, (request, reply) => {
     const { method, routeOptions } = request;
@@ -220,7 +231,16 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   app.decorate('book', book);
   const { slots, queueWaitSeconds } = options;
   batchRoute(app, { book, quota, cpuSeconds: limits.cpuSeconds, slots, queueWaitSeconds });
-  v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds });
+  terminalRoute(app, { book, quota, cpuSeconds: limits.cpuSeconds });
+  const { webhookAllow } = options;
+  const targets = webhookAllow === undefined ? undefined : new WebhookTargets(webhookAllow);
+  if (targets !== undefined) {
+    const webhooks = new Webhooks(store, targets, log);
+    app.addHook('onClose', () => {
+      webhooks.stop();
+    });
+  }
+  v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds, targets });
   workspaceRoutes(app, executor);
   fileRoutes(app, executor, options.maxUploadBytes);
   return app;

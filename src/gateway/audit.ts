@@ -35,7 +35,8 @@ export function auditEntry(
   const { ending, method } = request;
   const refused = ending.failure === 'unauthorized';
   const route = request.routeOptions.url;
-  if (!refused && (route === undefined || READS.has(method))) return undefined;
+  const read = READS.has(method) && ending.subject === undefined;
+  if (!refused && (route === undefined || read)) return undefined;
   return {
     time: new Date().toISOString(),
     requestId: request.id,
@@ -49,7 +50,7 @@ export function auditEntry(
     ms: Math.round(reply.elapsedTime),
     ...runOf(ending.run, limits),
     ...traffic(request),
-    ...(reply.raw.writableFinished ? {} : { delivered: false }),
+    ...(reply.raw.writableFinished || ending.delivered === true ? {} : { delivered: false }),
   };
 }
 

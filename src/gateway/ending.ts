@@ -26,6 +26,8 @@ interface Ending {
   failure?: ErrorCode;
   /** Of its trace, where there is one. */
   span?: Span;
+  /** Where the answer was none of HTTP's: it has come to its end. */
+  delivered?: boolean;
   answered: boolean;
   closed: boolean;
   /** Of its connection, before it. */

@@ -13,6 +13,7 @@ import type { RunFile, RunRequest } from '../protocol/messages.ts';
 import type { LaunchPlan, Scratch, Shown } from './launch.ts';
 import { findRuntime, isPython, planRuntime, type CommandRuntime, type Runtimes } from './runtime.ts';
 import { newMark } from './stage.ts';
+import { onTerminal } from './terminal.ts';
 import { pathNames } from './workspace.ts';
 import type { WorkspaceState } from './workspace-state.ts';
 
@@ -20,6 +21,8 @@ import type { WorkspaceState } from './workspace-state.ts';
 const NAMELESS_DIR = '/tmp/.nox-run';
 /** The name of Python code without one, in a scratch workspace. */
 const DEFAULT_SCRIPT = 'run.py';
+/** What terminals of today understand, where the client says nothing else. */
+const TERM = 'xterm-256color';
 /** Of names of files and directories, which a scratch workspace has to make (its tmpfs has at least 1024 inodes). */
 const SCRATCH_NAMES_MAX = 768;
 const PAGE = 4096;
@@ -51,6 +54,16 @@ export interface Placing {
 
 /** @throws NoxError for a path or a runtime that cannot be used; `workspace_full` */
 export async function placeProgram(placing: Placing): Promise<PlacedProgram> {
+  const { python, request } = placing;
+  if (request.terminal === undefined) return placeWhole(placing);
+  if (request.interactive !== true || request.stdin !== undefined)
+    throw new NoxError('invalid_request', 'terminal: needs `interactive`, and takes no `stdin`');
+  const placed = await placeWhole(placing);
+  const argv = onTerminal(python, request.terminal, placed.argv);
+  return { ...placed, argv, env: { TERM, ...placed.env } };
+}
+
+async function placeWhole(placing: Placing): Promise<PlacedProgram> {
   const { place } = placing;
   const resolved = resolve(placing);
   if ('group' in place) return inScratch(placing, place, resolved);
@@ -87,7 +100,7 @@ function resolve(placing: Placing): Resolved {
   if (program.kind === 'command') return { command: { argv: program.argv, env }, code: undefined };
   if (program.kind === 'python') {
     const { code, filename: name, args, fresh } = program;
-    return asPython(request, code, { name, args, fresh });
+    return asPython(placing, code, { name, args, fresh });
   }
   const runtime = findRuntime(runtimes, program.runtime);
   if (runtime === undefined)
@@ -95,17 +108,22 @@ function resolve(placing: Placing): Resolved {
   if (!isPython(runtime)) return asCommand(placing, runtime, program);
   const { entry: name, args, fresh } = program;
   const code = program.code ?? textAmong(request, name);
-  if (code !== undefined) return asPython(request, code, { name, args, fresh });
+  if (code !== undefined) return asPython(placing, code, { name, args, fresh });
   const argv = [placing.python, `${atOf(placing.place)}/${normal(name ?? runtime.file)}`, ...args];
   return { command: { argv, env }, code: undefined };
 }
 
 /** A copy of a warm interpreter has the environment of that: one that is to have another is a new one. */
 function asPython(
-  { env = {} }: RunRequest,
+  { place, python, request: { env = {}, terminal } }: Placing,
   code: string,
   { name, args, fresh }: { name: string | undefined; args: readonly string[]; fresh: boolean | undefined },
 ): Resolved {
+  // A terminal has a program started on it.
+  if (terminal !== undefined) {
+    const { path, shown } = codeAt(place, name, DEFAULT_SCRIPT);
+    return { command: { argv: [python, shown, ...args], env }, code: { path, data: Buffer.from(code) } };
+  }
   return { python: { code, name, args, env, fresh: fresh === true || Object.keys(env).length > 0 } };
 }
 
@@ -122,16 +140,30 @@ function asCommand(
   runtime: CommandRuntime,
   { code, entry, args }: Extract<Program, { kind: 'runtime' }>,
 ): Resolved {
-  // In a workspace that stays, code without a name leaves nothing behind.
-  const nameless = code !== undefined && entry === undefined && !('group' in place);
-  const name = normal(entry ?? runtime.file);
-  const file = nameless ? `${NAMELESS_DIR}/${name}` : `${atOf(place)}/${name}`;
-  const mark = newMark();
-  const plan = planRuntime(runtime, { file, args, mark, memoryBytes: limits.memoryBytes });
+  const { path, shown } = codeAt(place, code === undefined ? (entry ?? runtime.file) : entry, runtime.file);
+  // A terminal has one stream for both.
+  const mark = request.terminal === undefined ? newMark() : undefined;
+  const plan = planRuntime(runtime, { file: shown, args, mark, memoryBytes: limits.memoryBytes });
   return {
-    command: { argv: plan.argv, env: { ...plan.env, ...request.env }, ...(plan.staged ? { mark } : {}) },
-    code: code === undefined ? undefined : { path: nameless ? file : name, data: Buffer.from(code) },
+    command: {
+      argv: plan.argv,
+      env: { ...plan.env, ...request.env },
+      ...(plan.staged && mark !== undefined ? { mark } : {}),
+    },
+    code: code === undefined ? undefined : { path, data: Buffer.from(code) },
   };
+}
+
+/**
+ * Where the code for a command goes. In a workspace that stays, code without a name leaves nothing behind.
+ *
+ * @returns its path as a file of the plan, and as the run sees it
+ */
+function codeAt(place: Place, name: string | undefined, usual: string): { path: string; shown: string } {
+  const path = normal(name ?? usual);
+  const nameless = `${NAMELESS_DIR}/${path}`;
+  if (name === undefined && !('group' in place)) return { path: nameless, shown: nameless };
+  return { path, shown: `${atOf(place)}/${path}` };
 }
 
 async function pythonIn(

@@ -16,6 +16,7 @@ import type { FinalSample, Meter } from './meter.ts';
 import { placeProgram, shownAs, type Place, type PlacedProgram } from './program.ts';
 import type { Runtimes } from './runtime.ts';
 import { Streams } from './streams.ts';
+import { terminalFrames } from './terminal.ts';
 import { DEFAULT_WORKSPACE, type Workspaces } from './workspaces.ts';
 
 /** How often a live run is measured. A shorter run costs no measurement at all. */
@@ -175,7 +176,8 @@ class Run {
         this.#sink.onFull = (full) => {
           launched.flow(!full);
         };
-      if (request.interactive === true && input !== undefined) void feed(launched, input);
+      if (request.interactive === true && input !== undefined)
+        void feed(launched, input, request.terminal !== undefined);
       const impose = (cause: ImposedCause) => {
         this.#cause ??= cause;
         launched.kill();
@@ -311,10 +313,15 @@ const UNREAD_BYTES = 4 * 1024 * 1024;
 const PIECE_COSTS = 512;
 
 /** What comes late, or is no input, is for nobody. */
-async function feed(launched: LaunchedRun, input: AsyncIterable<RunInput>): Promise<void> {
+async function feed(launched: LaunchedRun, input: AsyncIterable<RunInput>, terminal: boolean): Promise<void> {
   let unread = 0;
   try {
     for await (const each of input) {
+      if (terminal) {
+        const checked = each.type === 'stdin' ? each : checkInput(each);
+        for (const frame of terminalFrames(checked)) await launched.write(frame);
+        continue;
+      }
       if (each.type === 'stdin') {
         const size = each.data.length + PIECE_COSTS;
         unread += size;

@@ -194,8 +194,8 @@ export interface RuntimeCall {
   readonly file: string;
   /** The client's. Without NUL, as any argument. */
   readonly args: readonly string[];
-  /** From `newMark`, a new one for each run. */
-  readonly mark: string;
+  /** From `newMark`, a new one for each run; without it the output is not staged. */
+  readonly mark?: string | undefined;
   /** The run's limit. */
   readonly memoryBytes: number;
 }
@@ -219,7 +219,7 @@ export function planRuntime(runtime: CommandRuntime, call: RuntimeCall): Runtime
   const env = environmentOf(runtime, memoryBytes);
   if (runtime.compile === undefined) return { argv: program, env, staged: false };
   const script = driver(substitute(runtime.compile, values), mark);
-  return { argv: ['/bin/sh', '-c', script, 'sh', ...program], env, staged: true };
+  return { argv: ['/bin/sh', '-c', script, 'sh', ...program], env, staged: mark !== undefined };
 }
 
 /** The command that prints the version. */
@@ -240,10 +240,11 @@ export function findVersion(runtime: Runtime, text: string): string | undefined 
  * The compiler, then the mark on both streams, then the program in the shell's place. The program's words are the
  * shell's arguments, so that they need no quoting. The last of the three is not reached unless the mark is out.
  */
-function driver(compile: readonly string[], mark: string): string {
+function driver(compile: readonly string[], mark: string | undefined): string {
+  const first = `${compile.map(quote).join(' ')} </dev/null >&2 || exit\n`;
+  if (mark === undefined) return `${first}exec "$@"`;
   const bytes = `'${markBytes(mark).toString('latin1').replaceAll('\0', '\\000')}'`;
-  return `${compile.map(quote).join(' ')} </dev/null >&2 || exit
-printf ${bytes} && printf ${bytes} >&2 && exec "$@"`;
+  return `${first}printf ${bytes} && printf ${bytes} >&2 && exec "$@"`;
 }
 
 /** One word of the shell, whatever is in it. */

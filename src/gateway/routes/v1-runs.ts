@@ -1,4 +1,5 @@
 /** `/v1/runs`: run something and wait, watch, or go away; look at runs, talk to them, end them. */
+import { randomUUID } from 'node:crypto';
 import { constants } from 'node:os';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import Type, { type Static } from 'typebox';
@@ -21,6 +22,7 @@ import { Run, RunEvent, RunPage } from '../runs/schema.ts';
 import { requireResult, sendRun } from '../runs/answer.ts';
 import { formatWanted, sendEvents, type StreamFormat } from '../sse.ts';
 import type { Store } from '../store/store.ts';
+import type { WebhookTargets } from '../webhooks/target.ts';
 
 interface Parts {
   readonly executor: Executor;
@@ -28,6 +30,8 @@ interface Parts {
   readonly store: Store;
   readonly quota: Quota;
   readonly cpuSeconds: number;
+  /** undefined: they are off. */
+  readonly targets: WebhookTargets | undefined;
 }
 
 const RunParams = closed({
@@ -228,6 +232,7 @@ type RunCall = Call<unknown, unknown, Static<typeof RunBody>>;
 async function run(parts: Parts, { body, principal, request, reply }: RunCall): Promise<FastifyReply> {
   request.ending.subject = () =>
     body.command === undefined ? codeSubject(body.code ?? '', body.entry) : commandSubject(body.command);
+  checkWebhook(parts, body);
   const key = idempotencyKey(request.headers['idempotency-key']);
   const format = formatWanted(request);
   const kept = body.background === true || key !== undefined;
@@ -268,7 +273,9 @@ async function background(
       if (reserved.kind === 'run') id = reserved.run;
       if (reserved.kind !== 'new') return undefined;
     }
-    return orderOf(parts, { body, principal, requestId: reply.request.id, whole: true });
+    const order = orderOf(parts, { body, principal, requestId: reply.request.id, whole: true });
+    keepWebhook(store, fresh, body);
+    return order;
   });
   if (format !== undefined) return stream(book, id, principal, reply, format, undefined);
   const record = book.record(id, principal);
@@ -280,6 +287,18 @@ async function background(
   const ended = book.record(id, principal);
   if (ended.error !== undefined) throw new NoxError(ended.error.code, ended.error.detail);
   return sendRun(reply, ended, await outputIfKept(book, id, principal));
+}
+
+function checkWebhook({ targets }: Parts, { webhook, background }: RunBody): void {
+  if (webhook === undefined) return;
+  if (background !== true) throw new NoxError('invalid_request', 'webhook: needs `background`');
+  if (targets === undefined)
+    throw new NoxError('invalid_request', 'webhook: the administrator has not turned them on (NOX_WEBHOOK)');
+  targets.check(webhook.url);
+}
+
+function keepWebhook(store: Store, run: string, { webhook }: RunBody): void {
+  if (webhook !== undefined) store.webhooks.add({ id: `whd_${randomUUID()}`, run, ...webhook });
 }
 
 async function stream(

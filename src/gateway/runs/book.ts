@@ -19,7 +19,7 @@ import { recordOf, RunKeeper, type RunOrder } from './keeper.ts';
 import { LiveRun, type RunObserver } from './live.ts';
 import { MemoryLog } from './log.ts';
 import type { RunRecord } from './record.ts';
-import { Collected, Logged } from './sink.ts';
+import { Collected, Logged, type OutputSink } from './sink.ts';
 import type { Spool } from './spool.ts';
 import { Watching } from './watching.ts';
 
@@ -96,6 +96,16 @@ export class RunBook implements RunObserver {
     await done;
     off();
     return { run, output: sink.streams };
+  }
+
+  /** Begins a run whose events go to a sink of its client's. What keeps it from beginning is its `failure`. */
+  attend(order: RunOrder, sink: OutputSink, signal: AbortSignal): LiveRun {
+    const run = new LiveRun(this.#keeper.newRecord(order), order.request, new AbortController(), sink, this);
+    const off = this.#endWith(run, signal);
+    this.#begin(run, order);
+    void run.execute(this.#options.executor).then(off);
+    this.#keeper.insertIfPossible(run.record);
+    return run;
   }
 
   /**

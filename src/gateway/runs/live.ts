@@ -17,6 +17,8 @@ export type CancelReason = 'client' | 'abandoned' | 'stopped';
 const INPUT_BYTES = 1024 * 1024;
 /** What each piece of it takes besides, about. */
 const PIECE_COSTS = 512;
+/** Below it whoever waits for room goes on. */
+const ROOM_BYTES = 256 * 1024;
 /** Neither is the fault of the run, nor of its request: the same may be tried again. */
 const NOT_YET = new Set(['queue_full', 'queue_timeout', 'runner_unavailable', 'shutting_down']);
 
@@ -122,6 +124,11 @@ export class LiveRun {
     throw new NoxError('rate_limited', message, { retryAfter: 1 });
   }
 
+  /** Resolves when most of what it was told has been taken, or it has ended. */
+  async room(): Promise<void> {
+    await this.#input.room();
+  }
+
   #start(): void {
     this.record = { ...this.record, state: 'running', startedAt: Date.now() };
     this.#observer.started(this);
@@ -182,6 +189,7 @@ const costOf = (input: RunInput): number => PIECE_COSTS + (input.type === 'stdin
 /** From calls that come and go to the loop that feeds the run. */
 class InputQueue implements AsyncIterable<RunInput> {
   readonly #waiting: RunInput[] = [];
+  readonly #whenRoom: (() => void)[] = [];
   #bytes = 0;
   #ended = false;
   #wake: (() => void) | undefined;
@@ -199,6 +207,18 @@ class InputQueue implements AsyncIterable<RunInput> {
   end(): void {
     this.#ended = true;
     this.#wake?.();
+    this.#tellRoom();
+  }
+
+  async room(): Promise<void> {
+    if (this.#bytes <= ROOM_BYTES || this.#ended) return;
+    await new Promise<void>((resolve) => {
+      this.#whenRoom.push(resolve);
+    });
+  }
+
+  #tellRoom(): void {
+    for (const resolve of this.#whenRoom.splice(0)) resolve();
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<RunInput> {
@@ -207,6 +227,7 @@ class InputQueue implements AsyncIterable<RunInput> {
       if (next !== undefined) {
         yield next;
         this.#bytes -= costOf(next);
+        if (this.#bytes <= ROOM_BYTES) this.#tellRoom();
       } else if (this.#ended) return;
       else
         await new Promise<void>((resolve) => {

@@ -83,6 +83,19 @@ export const RunBody = Type.Object(
     interactive: Type.Optional(
       Type.Boolean({ description: 'Standard input stays open, for `POST /v1/runs/{id}/stdin`' }),
     ),
+    webhook: Type.Optional(
+      Type.Object(
+        {
+          url: Type.String({
+            minLength: 1,
+            maxLength: 2048,
+            description: 'http or https, in the public network',
+          }),
+          secret: Type.String({ minLength: 16, maxLength: 256, description: 'Key of `Nox-Signature`' }),
+        },
+        { ...strict, description: 'Told of the end of a run in the background' },
+      ),
+    ),
     background: Type.Optional(
       Type.Boolean({ description: 'Answer 202 at once; the run goes on without its client' }),
     ),

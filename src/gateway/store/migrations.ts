@@ -80,4 +80,17 @@ export const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (token, day)
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  -- With its run it is forgotten.
+  CREATE TABLE webhooks (
+    id TEXT PRIMARY KEY,
+    run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    url TEXT NOT NULL,
+    secret TEXT NOT NULL,
+    tries INTEGER NOT NULL,
+    due INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX webhooks_due ON webhooks (due);
+  CREATE INDEX webhooks_by_run ON webhooks (run);
+  `,
 ];

@@ -5,6 +5,7 @@ import { Idempotency } from './idempotency.ts';
 import { Runs } from './runs.ts';
 import { Tokens } from './tokens.ts';
 import { Usage } from './usage.ts';
+import { WebhookStore } from './webhooks.ts';
 
 export interface Keep {
   /** NOX_KEEP_RUNS. */
@@ -25,6 +26,7 @@ export class Store {
   readonly idempotency: Idempotency;
   readonly tokens: Tokens;
   readonly usage: Usage;
+  readonly webhooks: WebhookStore;
   readonly #db: Database;
   readonly #log: Logger;
   readonly #keep: Keep;
@@ -38,6 +40,7 @@ export class Store {
     this.idempotency = new Idempotency(db);
     this.tokens = new Tokens(db);
     this.usage = new Usage(db, log);
+    this.webhooks = new WebhookStore(db);
     this.#pruneIn(PRUNE_PAUSE_MS);
   }
 

@@ -146,8 +146,7 @@ export class Requests {
 /** `/v1/runs/{id}` → `runs`. */
 export const kindOf = (path: string): string => path.split('/')[2] ?? '';
 
-const textOf = (value: unknown): string =>
-  typeof value === 'string' ? value : (JSON.stringify(value) ?? '');
+const textOf = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value));
 
 function encode(text: string, chance: Chance): string {
   const plain = encodeURIComponent(text.toWellFormed()).slice(0, 6000);
@@ -188,7 +187,7 @@ function distort(value: unknown, chance: Chance, known: Known): Buffer {
     () => Buffer.from('{"code":"print(1)","limits":{"wallSeconds":1e999}}'),
     () => Buffer.from([0xff, 0xfe, 0x00, 0x7b]),
     () => Buffer.concat([Buffer.from('\ufeff'), Buffer.from(text)]),
-    () => Buffer.from(JSON.stringify(chance.sample(NASTY)) ?? ''),
+    () => Buffer.from(textOf(chance.sample(NASTY))),
     () => Buffer.from(JSON.stringify({ ...object, code: 'x'.repeat(70_000) })),
   ])();
 }

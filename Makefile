@@ -13,7 +13,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) bash binutils-aarch64-linux-gnu binutils-x86-64
 # Unpacked, not installed: Debian starts what it installs.
 TEST_TOOLS := caddy libpopt0 logrotate nginx
 
-.PHONY: help run test check install harden rollback repair repair-v2 status uninstall validate bench test-vm test-vm-quick deb build format clean packages test-packages
+.PHONY: help run test check install harden rollback repair repair-v2 status uninstall validate bench fuzz test-vm test-vm-quick deb build format clean packages test-packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -53,6 +53,9 @@ validate: packages build ## examine this machine and try to escape from a real r
 
 bench: test-packages build ## measure side by side, print ratios
 	@exec $(NODE) bench/main.ts
+
+fuzz: test-packages build ## 50,000 requests, right and wrong, held against the OpenAPI document; NOX_FUZZ_REQUESTS, NOX_FUZZ_SEED
+	@exec $(NODE) test/fuzz/main.ts
 
 test-vm: packages build deb ## the tests that need systemd and cgroup v2, in virtual machines; hours. VM_SUITES=trixie: Debian 13
 	@scripts/ensure lintian

@@ -111,6 +111,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
     },
     // What the router refuses by itself, such as `%` with no number after it: in the shape of every other error.
     frameworkErrors: (error, request, reply) => {
+      void reply.header('x-request-id', request.id);
       void sendError(toNoxError(error, request, log), reply);
     },
     genReqId: (request) => {
@@ -278,7 +279,9 @@ function toNoxError(error: FastifyError | NoxError, request: FastifyRequest, log
 
 function sendError(error: NoxError, reply: FastifyReply): FastifyReply {
   const { status, hint } = ERRORS[error.code];
-  reply.request.ending.failure = error.code;
+  // As typed there is always one; not so for what the router refuses, before any hook.
+  const ending = reply.request.ending as FastifyRequest['ending'] | undefined;
+  if (ending !== undefined) ending.failure = error.code;
   if (error.code === 'unauthorized') void reply.header('www-authenticate', 'Bearer');
   if (error.retryAfter !== undefined) void reply.header('retry-after', String(error.retryAfter));
   if (!reply.request.raw.complete) linger(reply);

@@ -327,7 +327,7 @@ const plain = (schema: TSchema): Json => JSON.parse(JSON.stringify(schema)) as J
 
 function byStatus(codes: readonly ErrorCode[]): Map<number, ErrorCode[]> {
   const sorted = Object.groupBy(codes, (code) => ERRORS[code].status);
-  return new Map(Object.entries(sorted).map(([status, group]) => [Number(status), group ?? []]));
+  return new Map(Object.entries(sorted).map(([status, group]) => [Number(status), group]));
 }
 
 /** `/v1/runs/:id` → `/v1/runs/{id}`. */

@@ -194,7 +194,9 @@ function answerLine(status: string, { description, content }: Answer, operation:
 
 function contentLinks(content: Content): Html {
   const links = Object.entries(content).map(([media, { schema, 'x-nox-event': event }], index) => {
-    const name = /^#\/components\/schemas\/(.+)$/.exec(String((event ?? schema)['$ref'] ?? ''))?.[1];
+    const name = /^#\/components\/schemas\/(.+)$/.exec(
+      JSON.stringify((event ?? schema)['$ref'] ?? '').slice(1, -1),
+    )?.[1];
     const link =
       name === undefined
         ? ''

@@ -20,16 +20,16 @@ import { WORKSPACE_ASK, type WorkspaceAnswers } from './workspaces.ts';
 const Nothing = Type.Object({}, { additionalProperties: false });
 /** A request, an answer. */
 export const ASK = { runtimes: Nothing, status: Nothing, ...FILE_ASK, ...WORKSPACE_ASK } as const;
-export interface AskAnswers extends FileAnswers, WorkspaceAnswers {
+interface AskAnswers extends FileAnswers, WorkspaceAnswers {
   readonly runtimes: readonly RuntimeInfo[];
   readonly status: RunnerStatus;
 }
 /** A request and a body, an answer. */
 export const SEND = { ...FILE_SEND } as const;
-export type SendAnswers = FileSendAnswers;
+type SendAnswers = FileSendAnswers;
 /** A request, an answer and a body. */
 export const FETCH = { ...FILE_FETCH } as const;
-export type FetchAnswers = FileFetchAnswers;
+type FetchAnswers = FileFetchAnswers;
 
 type Table<Schemas, Answers> = {
   readonly [Name in keyof Schemas & keyof Answers]: {

@@ -18,7 +18,7 @@ import { zipCentralHeader, zipDescriptor, zipEnd, zipLocalHeader, type ZipEntry 
 /** Fast, and most of the way there. */
 const LEVEL = 1;
 /** Bounds the memory of a zip's own list; a tar has none. */
-export const ZIP_ENTRIES_MAX = 200_000;
+const ZIP_ENTRIES_MAX = 200_000;
 
 type Contents = (fd: number, size: number) => AsyncIterable<Uint8Array>;
 

@@ -245,7 +245,7 @@ describe('what each operation is for', () => {
       }
       for (const { name, schema, example } of operation.parameters ?? [])
         if (example !== undefined && typeof schema['pattern'] === 'string')
-          assert.match(String(example), new RegExp(schema['pattern']), name);
+          assert.match(example as string, new RegExp(schema['pattern']), name);
     }
   });
 
@@ -381,8 +381,8 @@ describe('errors of their own', () => {
   });
 
   test('/run_py and /run_sh', async () => {
-    await refuse('postRunPy', 'timeout' as ErrorCode, { body: { code: 'import time\ntime.sleep(9)' } });
-    await refuse('postRunSh', 'timeout' as ErrorCode, { body: { cmd: 'sleep 9' } });
+    await refuse('postRunPy', 'timeout', { body: { code: 'import time\ntime.sleep(9)' } });
+    await refuse('postRunSh', 'timeout', { body: { cmd: 'sleep 9' } });
     await refuse('postRunPy', 'invalid_path', { body: { code: '', filename: '../x' } });
     await refuse('postRunSh', 'empty_command', { body: { cmd: ' ' } });
     await refuse('postRunSh', 'forbidden_command', { body: { cmd: 'rm x' } });

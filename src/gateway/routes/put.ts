@@ -1,4 +1,4 @@
-import type { FastifyInstance } from 'fastify';
+import type { FastifyError, FastifyInstance } from 'fastify';
 import Type from 'typebox';
 import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
@@ -61,7 +61,9 @@ export function putRoute(app: FastifyInstance, executor: Executor, maxUploadByte
         `The body has ${String(announced)} bytes; a file may have ${String(maxUploadBytes)}`,
       );
     }
-    const part = await request.file();
+    const part = await request.file().catch((error: unknown) => {
+      throw asFaultOfBody(error);
+    });
     if (part?.fieldname !== 'f') {
       throw new NoxError(
         'invalid_request',
@@ -69,9 +71,25 @@ export function putRoute(app: FastifyInstance, executor: Executor, maxUploadByte
       );
     }
     const signal = reply.server.calls.signal(reply);
-    const { saved } = await executor.put({ id: request.id, path }, part.file, signal);
+    const { saved } = await executor.put({ id: request.id, path }, contentOf(part.file, signal), signal);
     return reply.send({ saved });
   });
+}
+
+/** What the parser says of a body that is cut off or has no boundary is its sender's fault. */
+async function* contentOf(file: AsyncIterable<Uint8Array>, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  try {
+    yield* file;
+  } catch (error) {
+    throw signal.aborted ? error : asFaultOfBody(error);
+  }
+}
+
+function asFaultOfBody(error: unknown): unknown {
+  const known = error instanceof NoxError || typeof (error as FastifyError).statusCode === 'number';
+  return known
+    ? error
+    : new NoxError('invalid_request', `body: ${(error as Error).message}`, { cause: error });
 }
 
 /** Boundaries and headers of one part: far below this. */

@@ -24,7 +24,7 @@ const Between = closed({ from: BodyPath, to: BodyPath, overwrite: Switch });
 const Bytes = Type.String({ contentMediaType: 'application/octet-stream' });
 const Archive = Type.String({ contentMediaType: 'application/gzip' });
 const Events = Type.String({ contentMediaType: 'text/event-stream' });
-export const Unpacked = closed({ entries: Type.Integer(), bytes: Type.Integer() });
+const Unpacked = closed({ entries: Type.Integer(), bytes: Type.Integer() });
 
 const HEARTBEAT_MS = 15_000;
 const MEDIA_TYPES = { 'tar.gz': 'application/gzip', zip: 'application/zip' } as const;

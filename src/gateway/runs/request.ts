@@ -105,7 +105,7 @@ export const RunBody = Type.Object(
 export type RunBody = Static<typeof RunBody>;
 
 /** The name under which a run is kept and counted that names no runtime. */
-export const COMMAND = 'command';
+const COMMAND = 'command';
 
 export function runtimeOf(body: RunBody): string {
   return body.command === undefined ? (body.runtime ?? 'python') : COMMAND;

@@ -14,7 +14,6 @@ const CURSOR_MAX = 6000;
 export const LIST_MAX = 1000;
 /** `If-Match` takes a few. */
 const ETag = Type.String({ maxLength: 200 });
-const ARCHIVE_FORMATS = ['tar.gz', 'zip'] as const;
 const Format = Type.Union([Type.Literal('tar.gz'), Type.Literal('zip')]);
 
 export const FileInfo = Type.Object({

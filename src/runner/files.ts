@@ -60,6 +60,11 @@ interface Opened {
   readonly walk: Walk;
 }
 
+/** What is Nox's own in the root: unfinished files, and what only stands in for the code of runs. */
+export function hiddenIn({ workspace }: WorkspaceState): (name: string) => boolean {
+  return (name) => isTemporary(name) || workspace.isPlaceholder(name);
+}
+
 /** @throws NoxError `invalid_path`, `file_not_found`, `workspace_conflict` from each, for what stands at its path */
 export class Files {
   readonly #state: WorkspaceState;
@@ -105,10 +110,8 @@ export class Files {
     });
   }
 
-  /** What is Nox's own in the root: unfinished files, and what only stands in for the code of runs. */
   #hidden(names: readonly string[]): (name: string) => boolean {
-    const { workspace } = this.#state;
-    return names.length > 0 ? () => false : (name) => isTemporary(name) || workspace.isPlaceholder(name);
+    return names.length > 0 ? () => false : hiddenIn(this.#state);
   }
 
   read(

@@ -13,6 +13,7 @@ import { decideOutcome, type ImposedCause, type Outcome } from '../protocol/outc
 import { validator } from '../protocol/validate.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan } from './launch.ts';
 import type { FinalSample, Meter } from './meter.ts';
+import { changesBetween, look } from './changes.ts';
 import { placeProgram, shownAs, type Place, type PlacedProgram } from './program.ts';
 import type { Runtimes } from './runtime.ts';
 import { Streams } from './streams.ts';
@@ -110,8 +111,11 @@ async function executeIn(
       // It is on its way before anything runs: who has not heard it, when this runner dies, may run it again.
       await turn();
     }
+    const before = request.changes === true && !('group' in place) ? await look(place) : undefined;
     try {
       const result = await new Run(place, placed, context, order, sink).execute(signal, placing);
+      if (result !== undefined && before !== undefined && !('group' in place))
+        return { ...result, changes: changesBetween(before, await look(place)) };
       if (result !== undefined) return result;
       // Another run took the file away.
       if (!('group' in place)) place.placeholder.remove();

@@ -30,7 +30,7 @@ export async function* changesOf(
   hidden: (name: string) => boolean,
   signal: AbortSignal,
 ): AsyncGenerator<WatchEvent> {
-  let before = await look(dir, recursive, hidden);
+  let before = await treeOf(dir, recursive, hidden);
   yield { event: 'ready', path: textOf(names.join('/')) };
   let { whole } = before;
   if (!whole) yield { event: 'lost', path: textOf(names.join('/')) };
@@ -38,7 +38,7 @@ export async function* changesOf(
     await sleep(Math.max(LOOK_MS, took / SHARE), undefined, { signal }).catch(() => undefined);
     if (signal.aborted) return;
     const began = performance.now();
-    const now = await look(dir, recursive, hidden);
+    const now = await treeOf(dir, recursive, hidden);
     const pathOf = (path: string) => textOf([...names, path].join('/'));
     for (const [path, { type, state }] of now.entries) {
       const old = before.entries.get(path);
@@ -54,11 +54,19 @@ export async function* changesOf(
   }
 }
 
-async function look(
+export interface Tree {
+  /** By path. */
+  readonly entries: ReadonlyMap<string, Seen>;
+  /** There were no more than ENTRIES_MAX. */
+  readonly whole: boolean;
+}
+
+/** What stands below a directory now; its caller keeps it open. */
+export async function treeOf(
   dir: number,
   recursive: boolean,
   hidden: (name: string) => boolean,
-): Promise<{ entries: Map<string, Seen>; whole: boolean }> {
+): Promise<Tree> {
   const entries = new Map<string, Seen>();
   for await (const { names, stats } of entriesBelow(dir, { recursive, hidden })) {
     if (entries.size === ENTRIES_MAX) return { entries, whole: false };

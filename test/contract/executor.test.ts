@@ -114,6 +114,29 @@ for (const [name, open] of Object.entries(TRANSPORTS)) {
       await runner.close();
     });
 
+    test('what a run made of the files', async () => {
+      await collect(
+        executor,
+        shell('mkdir -p changes/d; cd changes; echo 1 >kept; echo 1 >changed; echo 1 >d/gone'),
+      );
+      const { result } = await collect(executor, {
+        ...shell('cd changes; echo 2 >changed; rm d/gone; echo 1 >d/new; ln -s kept link; cat kept'),
+        changes: true,
+      });
+      assert.deepEqual(result.changes, {
+        created: ['changes/d/new', 'changes/link'],
+        changed: ['changes/changed'],
+        removed: ['changes/d/gone'],
+        truncated: false,
+      });
+      const many = await collect(executor, {
+        ...shell('seq -f changes/n%g 1100 | xargs touch'),
+        changes: true,
+      });
+      assert.deepEqual([many.result.changes?.created.length, many.result.changes?.truncated], [1000, true]);
+      await collect(executor, shell('rm -r changes'));
+    });
+
     test('output and exit code', async () => {
       const { stdout, stderr, result } = await collect(executor, shell('echo out; echo err >&2; exit 7'));
       assert.deepEqual(

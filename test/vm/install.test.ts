@@ -4,7 +4,8 @@ import { test } from 'node:test';
 import { assertSamePicture, noxctl, PICTURE, python, SLOW, start, works } from './nox.ts';
 
 /** What a repair must leave as it was: all but the journal of commands. */
-const WHOLE = `(${PICTURE}) | grep -v /var/lib/nox-admin/journal/`;
+// A drop-in is put aside, not thrown away.
+const WHOLE = `(${PICTURE}) | grep -v -e /var/lib/nox-admin/journal/ -e nox-api.service.d.bak.`;
 
 test('a fresh machine', { timeout: 5_400_000 }, async (t) => {
   const m = await start();
@@ -116,6 +117,7 @@ print(len(pids) < 5, glob.glob('/home/nox/nox/*'), os.path.exists('/etc/default/
         assertSamePicture(await m.succeed(WHOLE, SLOW), whole);
       });
     }
+    await m.succeed('grep -q ProtectSystem=no /etc/systemd/system/nox-api.service.d.bak.*/x.conf');
     await t2.test('a setting cannot be used: the line stays, as a comment', async () => {
       await m.succeed('echo NOX_TIMEOUT=soon >>/etc/default/nox-api');
       assert.match(

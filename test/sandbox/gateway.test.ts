@@ -70,9 +70,7 @@ test('names another workspace, another program, another environment', async () =
   const frames = await say(
     call('run', {
       ...command('bash', '-c', 'pwd; env | sort'),
-      workspace: '/',
       cwd: '/',
-      env: { LD_PRELOAD: '/tmp/x.so' },
       argv: ['/bin/evil'],
       uid: 0,
       options: ['--bind', '/', '/'],
@@ -84,6 +82,20 @@ test('names another workspace, another program, another environment', async () =
     .join('');
   assert.match(printed, new RegExp(`^${server.workspace}\n`));
   assert.doesNotMatch(printed, /LD_PRELOAD|NOX_/);
+  for (const member of [
+    { workspace: '/' },
+    { workspace: { id: '../sandbox' } },
+    { workspace: { id: '/' } },
+    { workspace: { scratch: '../x' } },
+    { env: { 'A=B': 'x' } },
+    { env: { A: 'x\0B=y' } },
+    { files: [{ path: '../planted', data: '' }], workspace: { scratch: 'x' } },
+  ])
+    assert.match(
+      await refusal(call('run', { ...command('true'), ...member })),
+      /^(invalid_|workspace_not_found)/,
+      py(member),
+    );
 });
 
 test('has bwrap take words of a program for options of its own', async () => {
@@ -126,8 +138,9 @@ test('writes outside of the workspace by names that the gateway would have refus
   assert.deepEqual(readdirSync(dirname(server.workspace)).sort(), [
     'runner.sock',
     basename(server.workspace),
-    // The gateway's own (NOX_STATE).
+    // The gateway's own (NOX_STATE), and the other workspaces.
     'state',
+    'workspaces',
   ]);
 });
 

@@ -330,7 +330,9 @@ test('a program that a signal ends', async () => {
 
 test('attack: a compiler that never comes to its end: it has not begun to run when its time is over', async () => {
   execFileSync('mkfifo', [join(workspace, 'fifo')]);
-  const ran = await run('c', '#include "fifo"\nint main(void) { return 0; }', { limits: { wallSeconds: 1 } });
+  const ran = await run('c', `#include "${join(workspace, 'fifo')}"\nint main(void) { return 0; }`, {
+    limits: { wallSeconds: 1 },
+  });
   assert.deepEqual([ran.stage, ran.result.outcome, ran.stdout], ['compile', 'timeout', ''], said(ran));
 });
 
@@ -410,7 +412,7 @@ describe('an administrator’s runtime', () => {
       assert.equal(found.find(({ name }) => name === 'works')?.available, true);
       const outside = found.find(({ name }) => name === 'outside');
       assert.equal(outside?.available, false);
-      assert.match(outside.reason ?? '', /its hello world failed \(exit code 127\).*No such file/);
+      assert.match(outside.reason ?? '', /its hello world failed \(exit code 127\).*command not found/);
     } finally {
       await started.executor.close();
     }

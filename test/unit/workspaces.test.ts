@@ -22,6 +22,7 @@ import { Workspaces } from '../../src/runner/workspaces.ts';
 
 const MIB = 2 ** 20;
 const owner = 'tok_a';
+const never = new AbortController().signal;
 const rejectsWith = (code: ErrorCode) => (error: unknown) => error instanceof NoxError && error.code === code;
 
 let dir: string;
@@ -154,11 +155,11 @@ describe('workspaces', () => {
     );
     put('a', 'f', 'x'.repeat(100_000));
     await assert.rejects(
-      () => workspaces.snapshot({ workspace: 'a', ownerBytes }),
+      () => workspaces.snapshot({ workspace: 'a', ownerBytes }, never),
       rejectsWith('quota_exceeded'),
     );
     workspaces.update({ workspace: 'b', ownerBytes, quotaBytes: 3 * MIB });
-    await workspaces.snapshot({ workspace: 'a', ownerBytes });
+    await workspaces.snapshot({ workspace: 'a', ownerBytes }, never);
   });
 
   test('it expires: not before, not when the clock is set back, and not under a live run', async () => {
@@ -242,7 +243,7 @@ describe('clones and snapshots', () => {
     writeFileSync(Buffer.concat([Buffer.from(`${source}/`), Buffer.from([0xff])]), '');
     writeFileSync(join(source, `.nox-${'0'.repeat(24)}.tmp`), 'unfinished');
     execFileSync('truncate', ['-s', '50M', join(source, 'sparse')]);
-    await workspaces.clone({ workspace: 'default', owner, id: 'copy' });
+    await workspaces.clone({ workspace: 'default', owner, id: 'copy' }, never);
     put('default', 'd/f', 'changed');
     const copy = filesOf('copy');
     assert.equal(get('copy', 'd/f'), 'text');
@@ -259,12 +260,15 @@ describe('clones and snapshots', () => {
   test('a clone or snapshot for which there is no room leaves nothing', async () => {
     put('default', 'f', 'x'.repeat(100_000));
     await assert.rejects(
-      () => workspaces.clone({ workspace: 'default', owner, id: 'small', quotaBytes: 50_000 }),
+      () => workspaces.clone({ workspace: 'default', owner, id: 'small', quotaBytes: 50_000 }, never),
       rejectsWith('workspace_full'),
     );
     assert.throws(() => workspaces.get('small'), rejectsWith('workspace_not_found'));
     workspaces.update({ workspace: 'default', quotaBytes: 50_000 });
-    await assert.rejects(() => workspaces.snapshot({ workspace: 'default' }), rejectsWith('workspace_full'));
+    await assert.rejects(
+      () => workspaces.snapshot({ workspace: 'default' }, never),
+      rejectsWith('workspace_full'),
+    );
     assert.deepEqual(workspaces.snapshots('default'), []);
     assert.deepEqual(readdirSync(join(dir, 'workspaces')), ['default']);
     assert.deepEqual(readdirSync(join(dir, 'workspaces/default/snapshots')), []);
@@ -276,12 +280,12 @@ describe('clones and snapshots', () => {
       put(id, 'd/f', 'first');
       put(id, 'gone', 'gone');
       const { ino } = statSync(filesOf(id));
-      const first = await workspaces.snapshot({ workspace: id, label: 'first' });
+      const first = await workspaces.snapshot({ workspace: id, label: 'first' }, never);
       put(id, 'd/f', 'second');
       put(id, 'new', 'new');
       rmSync(join(filesOf(id), 'gone'));
       now += 1;
-      const second = await workspaces.snapshot({ workspace: id });
+      const second = await workspaces.snapshot({ workspace: id }, never);
       assert.deepEqual(
         workspaces.snapshots(id).map((each) => [each.id, each.label]),
         [
@@ -310,7 +314,7 @@ describe('clones and snapshots', () => {
   test('what a crash has left half done is finished or taken away', async () => {
     await workspaces.create({ owner, id: 'x' });
     put('x', 'f', 'in the snapshot');
-    const { id: snapshot } = await workspaces.snapshot({ workspace: 'x' });
+    const { id: snapshot } = await workspaces.snapshot({ workspace: 'x' }, never);
     const shelf = join(dir, 'workspaces');
     mkdirSync(join(shelf, '.half-1/files/closed'), { recursive: true });
     chmodSync(join(shelf, '.half-1/files/closed'), 0);

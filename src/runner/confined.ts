@@ -41,8 +41,7 @@ export async function runConfined(
     ...['--unshare-user', '--unshare-pid', '--unshare-net', '--unshare-ipc'],
     ...['--die-with-parent', '--new-session', '--uid', '0', '--gid', '0', '--cap-drop', 'ALL'],
     ...CAPABILITIES[may].flatMap((name) => ['--cap-add', name]),
-    // /proc: without it glibc cannot change the mode of what may be a link (fchmodat(3)).
-    ...['--ro-bind', '/usr', '/usr', ...links, '--proc', '/proc'],
+    ...['--ro-bind', '/usr', '/usr', ...links],
     ...binds.flatMap(({ from, at, writable }) => [writable === true ? '--bind' : '--ro-bind', from, at]),
     ...['--chdir', '/', '--', ...argv],
   ];

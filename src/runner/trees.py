@@ -158,7 +158,7 @@ class Copy:
             first = self.linked.get(own.st_ino)
             if first is not None:
                 try:
-                    os.link(f'/proc/self/fd/{self.target}{first}', name, dst_dir_fd=target, follow_symlinks=False)
+                    os.link(first[1:], name, src_dir_fd=self.target, dst_dir_fd=target, follow_symlinks=False)
                     return
                 except OSError as error:
                     # As a path it may be too long: then it becomes a file of its own.

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   existsSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
@@ -243,6 +244,7 @@ describe('clones and snapshots', () => {
     writeFileSync(Buffer.concat([Buffer.from(`${source}/`), Buffer.from([0xff])]), '');
     writeFileSync(join(source, `.nox-${'0'.repeat(24)}.tmp`), 'unfinished');
     execFileSync('truncate', ['-s', '50M', join(source, 'sparse')]);
+    linkSync(join(source, 'd/f'), join(source, 'hard'));
     await workspaces.clone({ workspace: 'default', owner, id: 'copy' }, never);
     put('default', 'd/f', 'changed');
     const copy = filesOf('copy');
@@ -254,7 +256,21 @@ describe('clones and snapshots', () => {
       [statSync(join(copy, 'sparse')).size, statSync(join(copy, 'sparse')).blocks],
       [50 * MIB, 0],
     );
-    assert.deepEqual(readdirSync(copy, 'latin1').sort(), ['closed', 'd', 'link', 'sparse', '\xff']);
+    assert.deepEqual(readdirSync(copy, 'latin1').sort(), ['closed', 'd', 'hard', 'link', 'sparse', '\xff']);
+    assert.equal(statSync(join(copy, 'hard')).ino, statSync(join(copy, 'd/f')).ino);
+  });
+
+  test('a tree that is deeper than a path may be long is copied too', async () => {
+    const code = `
+import os, sys
+os.makedirs(sys.argv[1], exist_ok=True); os.chdir(sys.argv[1])
+for _ in range(200):
+    os.mkdir('d' * 100); os.chdir('d' * 100)
+open('f', 'w').close()`;
+    execFileSync('python3', ['-c', code, filesOf('default')]);
+    await workspaces.clone({ workspace: 'default', owner, id: 'deep' }, never);
+    assert.equal((await workspaces.usage('deep')).entries, 201);
+    await workspaces.remove('deep', false);
   });
 
   test('a clone or snapshot for which there is no room leaves nothing', async () => {

@@ -285,6 +285,10 @@ function sendError(error: NoxError, reply: FastifyReply): FastifyReply {
   if (error.code === 'unauthorized') void reply.header('www-authenticate', 'Bearer');
   if (error.retryAfter !== undefined) void reply.header('retry-after', String(error.retryAfter));
   if (!reply.request.raw.complete) linger(reply);
+  // What was to be sent when it failed.
+  for (const name of ['content-length', 'content-range', 'content-disposition', 'etag', 'last-modified'])
+    void reply.removeHeader(name);
+  void reply.type('application/json; charset=utf-8');
   return reply
     .code(status)
     .send({ detail: error.message, code: error.code, hint, requestId: reply.request.id });

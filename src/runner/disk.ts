@@ -7,6 +7,7 @@
  */
 import { statfsSync, statSync } from 'node:fs';
 import { runConfined } from './confined.ts';
+import { usageOf } from './trees.ts';
 import { deletedBytes } from './meter.ts';
 
 const TICK_MS = 250;
@@ -147,12 +148,11 @@ export class DiskWatch {
   }
 }
 
-/** Bytes on disk below `path`, counted by du(1) as nobody but it can: a run may take all permissions from a directory. */
-export async function diskUsage(path: string): Promise<number> {
+/** du passes over all permissions here: a run may take them from a directory and still fill it. */
+async function diskUsage(path: string): Promise<number> {
   const argv = ['/usr/bin/du', '--summarize', '--one-file-system', '--block-size=1', '/work'];
-  // du ends with 1 when a file vanished under it, and has still printed its sum.
+  // It is faster than usageOf, but a run can have it give up. It ends with 1 when a file vanished under it, and has still printed its sum.
   const { stdout } = await runConfined(argv, [{ from: path, at: '/work' }], 'read');
   const bytes = Number.parseInt(stdout, 10);
-  if (Number.isNaN(bytes)) throw new Error(`du could not count ${path}`);
-  return bytes;
+  return Number.isNaN(bytes) ? (await usageOf(path)).bytes : bytes;
 }

@@ -23,7 +23,7 @@ export function fileHandlers(workspaces: Pick<Workspaces, 'get'>, maxUploadBytes
       list: (request) => files(request.workspace).list(request),
       remove: (request) => files(request.workspace).remove(request),
       move: (request) => files(request.workspace).move(request),
-      copy: (request) => files(request.workspace).copy(request),
+      copy: (request, signal) => files(request.workspace).copy(request, signal),
       makeDirectory: (request) => files(request.workspace).makeDirectory(request),
     },
     send: {

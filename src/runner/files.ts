@@ -13,7 +13,6 @@ import {
   fstatSync,
   linkSync,
   mkdirSync,
-  read as readFd,
   rmdirSync,
   unlinkSync,
   write as writeFd,
@@ -24,12 +23,12 @@ import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { LIST_MAX, type FileInfo, type FileList, type WatchEvent } from '../protocol/files.ts';
 import type { Asks, Fetched, Fetches, Sends } from '../protocol/operations.ts';
-import { removeTree, runConfined } from './confined.ts';
 import { entriesBelow, etagOf, infoOf, isOneOf, isTemporary, settled, targetOf } from './entries.ts';
-import { textOf } from '../protocol/bytes.ts';
 import { badPath, fileNames, showPath, treeNames } from './names.ts';
 import { packTar, packZip } from './pack.ts';
+import { piecesOf } from './pieces.ts';
 import { Staging } from './staging.ts';
+import { copyWithin, removeTree, usageOf } from './trees.ts';
 import { unpackTar, unpackZip } from './unpack.ts';
 import { changesOf } from './watch.ts';
 import {
@@ -51,7 +50,6 @@ import { Body } from './body.ts';
 import type { WorkspaceState } from './workspace-state.ts';
 
 const LIST_DEFAULT = 100;
-const READ_PIECE = 256 * 1024;
 
 type Ask<Name extends keyof Asks> = Asks[Name]['request'];
 type Bytes = AsyncIterable<Uint8Array>;
@@ -133,7 +131,7 @@ export class Files {
         };
         return {
           answer: { file: infoOf(names, now), start, end },
-          body: new Body(piecesOf(fd, start, end, path), release, signal),
+          body: new Body(piecesOf(fd, start, end, 'fail'), release, signal),
         };
       } catch (error) {
         closeSync(fd);
@@ -165,8 +163,7 @@ export class Files {
   ): Promise<Fetched<Fetches['pack']['answer']>> {
     return this.#open(path, ({ walk }) => {
       const { names, fd } = openListed(path, walk.to(treeNames(path)));
-      const contents = (file: number, size: number) => piecesOf(file, 0, size, path);
-      const source = (format === 'zip' ? packZip : packTar)(fd, this.#hidden(names), contents);
+      const source = (format === 'zip' ? packZip : packTar)(fd, this.#hidden(names));
       const release = () => {
         closeSync(fd);
       };
@@ -185,16 +182,27 @@ export class Files {
       checkUnpackTarget(path, walk, names);
     });
     await disk.refresh(this.#maxUploadBytes);
-    const staging = new Staging(workspace, disk);
+    let staging: Staging | undefined;
     try {
-      if (format === 'zip') await this.#unpackZip(path, body, staging);
-      else await unpackTar(body, staging);
-      await this.#open(path, ({ walk }) => staging.place(walk.to(names, { make: true })));
+      staging = new Staging(workspace, disk);
+      await this.#unpackInto(staging, path, format, body);
+      await this.#open(path, ({ walk }) => staging?.place(walk.to(names, { make: true })));
       const { entries, bytes } = staging;
       return { entries, bytes };
+    } catch (error) {
+      throw explain(path, error);
     } finally {
-      await staging.close();
+      await staging?.close();
     }
+  }
+
+  #unpackInto(
+    staging: Staging,
+    path: string,
+    format: Sends['unpack']['request']['format'],
+    body: Bytes,
+  ): Promise<void> {
+    return format === 'zip' ? this.#unpackZip(path, body, staging) : unpackTar(body, staging);
   }
 
   /** What a zip has is told at its end: it is on disk before it is read. */
@@ -337,7 +345,7 @@ export class Files {
     });
   }
 
-  async copy({ from, to, overwrite = false }: Ask<'copy'>): Promise<FileInfo> {
+  async copy({ from, to, overwrite = false }: Ask<'copy'>, signal: AbortSignal): Promise<FileInfo> {
     targetNames(to);
     return this.#open(from, async ({ root, walk }) => {
       const source = found(from, walk.to(treeNames(from)));
@@ -347,7 +355,7 @@ export class Files {
       const { disk, workspace } = this.#state;
       try {
         if (source.stats.isFile()) await this.#copyFile(source, root, stem);
-        else if (source.stats.isDirectory()) await this.#copyTree(source, to, stem);
+        else if (source.stats.isDirectory()) await this.#copyTree(source, stem, signal);
         else throw badPath(from, 'is no regular file and no directory');
         return await this.#withTarget(to, root, overwrite, source.stats, async (target) => {
           place(root, stem, source.stats, target, overwrite, to);
@@ -377,33 +385,14 @@ export class Files {
     }
   }
 
-  async #copyTree({ names }: Place, to: string, stem: string): Promise<void> {
+  async #copyTree({ names }: Place, stem: string, signal: AbortSignal): Promise<void> {
     const { disk, workspace } = this.#state;
-    const bind = { from: workspace.path, at: '/work', writable: true };
-    const source = Buffer.from(`/work/${names.join('/')}`, 'latin1');
-    const text = source.toString();
-    // Arguments of a program are text for Node.
-    if (!Buffer.from(text).equals(source))
-      throw badPath(textOf(names.join('/')), 'has bytes that are no UTF-8; copy its entries one by one');
-    const du = await runConfined(['/usr/bin/du', '-s', '--block-size=1', '--', text], [bind], 'read');
-    const size = Number.parseInt(du.stdout, 10) || 0;
-    await disk.refresh(size);
-    if (!disk.take(size)) throw noRoom(disk.room, size);
-    const argv = [
-      '/usr/bin/cp',
-      '--archive',
-      '--reflink=auto',
-      '--no-target-directory',
-      '--',
-      text,
-      `/work/${stem}`,
-    ];
-    const { code, stderr } = await runConfined(argv, [bind], 'all');
-    if (code !== 0)
-      throw new NoxError(
-        'workspace_conflict',
-        `${showPath(to)}: the tree could not be copied whole: ${stderr.trim().slice(0, 300)}`,
-      );
+    const below = names.join('/');
+    const { bytes } = await usageOf(workspace.path, below);
+    await disk.refresh(bytes);
+    if (!disk.take(bytes)) throw noRoom(disk.room, bytes);
+    await copyWithin(workspace.path, below, stem, disk.room + bytes, signal);
+    await disk.count();
   }
 
   makeDirectory({ path, parents = false }: Ask<'makeDirectory'>): Promise<FileInfo> {
@@ -581,32 +570,14 @@ function cut(
   throw new NoxError('range_not_satisfiable', `${showPath(path)}: the file has ${String(size)} bytes`);
 }
 
-async function* piecesOf(fd: number, start: number, end: number, path: string): AsyncGenerator<Uint8Array> {
-  for (let position = start; position < end;) {
-    const size = Math.min(READ_PIECE, end - position);
-    const { bytesRead, buffer } = await read(fd, Buffer.allocUnsafeSlow(size), 0, size, position);
-    if (bytesRead === 0)
-      throw new NoxError('workspace_conflict', `${showPath(path)}: became shorter while it was read`);
-    position += bytesRead;
-    yield buffer.subarray(0, bytesRead);
-  }
-}
-
-const read = promisify(readFd);
 const write = promisify(writeFd);
 
 /** From the start of one file to the end of another. */
 async function copyBytes(from: number, to: number): Promise<void> {
   const source = reopenFile(from, 'read');
   try {
-    const piece = Buffer.alloc(READ_PIECE);
-    for (let at = 0; ;) {
-      const { bytesRead } = await read(source, piece, 0, piece.length, at);
-      if (bytesRead === 0) break;
-      for (let done = 0; done < bytesRead;)
-        done += (await write(to, piece, done, bytesRead - done)).bytesWritten;
-      at += bytesRead;
-    }
+    for await (const piece of piecesOf(source, 0, fstatSync(source).size, 'fail'))
+      for (let done = 0; done < piece.length;) done += (await write(to, piece, done)).bytesWritten;
     await promisify(fsync)(to);
   } finally {
     closeSync(source);

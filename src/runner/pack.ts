@@ -2,8 +2,9 @@
  * A directory as an archive, written as it is read: one entry and one piece of content are in memory, and of a zip the
  * list of its entries.
  *
- * Files, directories and links go in; a FIFO or a socket does not. A file that becomes shorter while it is read ends
- * the archive with an error, one that grows is cut where it was.
+ * Files, directories and links go in; a FIFO or a socket does not. A file that grows while it is read is cut where it
+ * was. One that becomes shorter is shorter in the archive; only in a tar, whose sizes come before the content, a large
+ * one breaks the archive off.
  */
 import { closeSync, fstatSync, type BigIntStats } from 'node:fs';
 import { createDeflateRaw, createGzip, crc32, type Gzip } from 'node:zlib';
@@ -11,6 +12,7 @@ import { Readable } from 'node:stream';
 import { NoxError } from '../protocol/errors.ts';
 import { entriesBelow, targetOf, type Entry } from './entries.ts';
 import { textOf } from '../protocol/bytes.ts';
+import { PIECE, piecesOf } from './pieces.ts';
 import { tarHeader, tarPadding, TAR_END } from './tar.ts';
 import { at, errorCode, openFile, withAccess } from './walk.ts';
 import { zipCentralHeader, zipDescriptor, zipEnd, zipLocalHeader, type ZipEntry } from './zip.ts';
@@ -20,25 +22,12 @@ const LEVEL = 1;
 /** Bounds the memory of a zip's own list; a tar has none. */
 const ZIP_ENTRIES_MAX = 200_000;
 
-type Contents = (fd: number, size: number) => AsyncIterable<Uint8Array>;
-
-/**
- * @param contents reads so many bytes of a file
- * @param hidden names of the directory that are left out
- */
-export async function* packTar(
-  dir: number,
-  hidden: (name: string) => boolean,
-  contents: Contents,
-): AsyncGenerator<Uint8Array> {
-  yield* through(createGzip({ level: LEVEL }), tarOf(dir, hidden, contents));
+/** @param hidden names of the directory that are left out */
+export async function* packTar(dir: number, hidden: (name: string) => boolean): AsyncGenerator<Uint8Array> {
+  yield* through(createGzip({ level: LEVEL }), tarOf(dir, hidden));
 }
 
-async function* tarOf(
-  dir: number,
-  hidden: (name: string) => boolean,
-  contents: Contents,
-): AsyncGenerator<Uint8Array> {
+async function* tarOf(dir: number, hidden: (name: string) => boolean): AsyncGenerator<Uint8Array> {
   for await (const entry of entriesBelow(dir, { recursive: true, hidden })) {
     const { stats } = entry;
     const facts = {
@@ -54,9 +43,15 @@ async function* tarOf(
       const file = openEntry(entry);
       if (file === undefined) continue;
       try {
-        const size = Number(file.stats.size);
-        yield tarHeader({ ...facts, mode: Number(file.stats.mode), type: 'file', size });
-        yield* contents(file.fd, size);
+        const own = { ...facts, mode: Number(file.stats.mode), type: 'file' } as const;
+        const announced = Number(file.stats.size);
+        // The size comes first. Of what is small it is known when it has been read.
+        const whole =
+          announced <= PIECE ? await bytesOfAll(piecesOf(file.fd, 0, announced, 'end')) : undefined;
+        const size = whole?.length ?? announced;
+        yield tarHeader({ ...own, size });
+        if (whole === undefined) yield* piecesOf(file.fd, 0, size, 'fail');
+        else yield whole;
         yield tarPadding(size);
       } finally {
         closeSync(file.fd);
@@ -66,11 +61,7 @@ async function* tarOf(
   yield TAR_END;
 }
 
-export async function* packZip(
-  dir: number,
-  hidden: (name: string) => boolean,
-  contents: Contents,
-): AsyncGenerator<Uint8Array> {
+export async function* packZip(dir: number, hidden: (name: string) => boolean): AsyncGenerator<Uint8Array> {
   const directory: Buffer[] = [];
   let offset = 0;
   for await (const entry of entriesBelow(dir, { recursive: true, hidden })) {
@@ -107,7 +98,10 @@ export async function* packZip(
       const source =
         file === undefined
           ? counted(once(Buffer.from(target ?? '', 'latin1')))
-          : through(createDeflateRaw({ level: LEVEL }), counted(contents(file.fd, Number(file.stats.size))));
+          : through(
+              createDeflateRaw({ level: LEVEL }),
+              counted(piecesOf(file.fd, 0, Number(file.stats.size), 'end')),
+            );
       for await (const piece of source) {
         packed += piece.length;
         yield piece;
@@ -123,6 +117,12 @@ export async function* packZip(
   const length = directory.reduce((sum, each) => sum + each.length, 0);
   yield* directory;
   yield zipEnd(directory.length, offset, length);
+}
+
+async function bytesOfAll(source: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const pieces: Uint8Array[] = [];
+  for await (const piece of source) pieces.push(piece);
+  return Buffer.concat(pieces);
 }
 
 async function* once(data: Uint8Array): AsyncGenerator<Uint8Array> {

@@ -28,7 +28,7 @@ import Type, { type Static } from 'typebox';
 import { WORKSPACE_ID } from '../protocol/messages.ts';
 import { validator } from '../protocol/validate.ts';
 import { SNAPSHOT_ID, SnapshotInfo } from '../protocol/workspaces.ts';
-import { removeTree } from './confined.ts';
+import { removeTree } from './trees.ts';
 
 const HALF = '.half-';
 const INFO = 'workspace.json';

@@ -22,7 +22,7 @@ import { setImmediate } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { NAME_MAX, PATH_MAX } from '../protocol/messages.ts';
-import { removeTree } from './confined.ts';
+import { removeTree } from './trees.ts';
 import { DEPTH_MAX, entriesBelow } from './entries.ts';
 import { textOf } from '../protocol/bytes.ts';
 import { at, errorCode, openDirectory, statEntry, withAccess, type Place } from './walk.ts';
@@ -67,8 +67,13 @@ export class Staging {
     this.#disk = disk;
     workspace.prepare();
     this.#root = openDirectory(workspace.path);
-    mkdirSync(at(this.#root, this.#name), { mode: 0o700 });
-    this.#top = openDirectory(at(this.#root, this.#name));
+    try {
+      mkdirSync(at(this.#root, this.#name), { mode: 0o700 });
+      this.#top = openDirectory(at(this.#root, this.#name));
+    } catch (error) {
+      closeSync(this.#root);
+      throw error;
+    }
   }
 
   directory(name: string): void {
@@ -166,7 +171,8 @@ export class Staging {
     closeSync(this.#top);
     closeSync(this.#root);
     if (this.#placed) return;
-    await removeTree(this.#workspace.path, this.#name);
+    // What a live run keeps changing is left to the next start.
+    await removeTree(this.#workspace.path, this.#name).catch(() => undefined);
     await this.#disk.count();
   }
 

@@ -6,7 +6,7 @@ import type { Workspaces } from './workspaces.ts';
 export function workspaceHandlers(workspaces: Workspaces): Pick<Handlers['ask'], keyof typeof WORKSPACE_ASK> {
   return {
     workspaceCreate: (request) => workspaces.create(request),
-    workspaceClone: (request) => workspaces.clone(request),
+    workspaceClone: (request, signal) => workspaces.clone(request, signal),
     // eslint-disable-next-line @typescript-eslint/require-await -- what it throws is a rejection
     workspaceInfo: async ({ workspace }) => workspaces.info(workspace),
     workspaceUsage: ({ workspace }) => workspaces.usage(workspace),
@@ -17,7 +17,7 @@ export function workspaceHandlers(workspaces: Workspaces): Pick<Handlers['ask'],
       await workspaces.remove(workspace, force);
       return {};
     },
-    snapshotCreate: (request) => workspaces.snapshot(request),
+    snapshotCreate: (request, signal) => workspaces.snapshot(request, signal),
     // eslint-disable-next-line @typescript-eslint/require-await -- what it throws is a rejection
     snapshotList: async ({ workspace }) => workspaces.snapshots(workspace),
     snapshotRestore: async ({ workspace, snapshot, force = false }) => {

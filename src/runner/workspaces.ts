@@ -14,9 +14,9 @@ import { setImmediate } from 'node:timers/promises';
 import { NoxError } from '../protocol/errors.ts';
 import type { Asks } from '../protocol/operations.ts';
 import type { SnapshotInfo, WorkspaceInfo, WorkspaceUsage } from '../protocol/workspaces.ts';
-import { copyTree, countEntries, removeTree } from './confined.ts';
-import { DiskWatch, diskUsage } from './disk.ts';
+import { DiskWatch } from './disk.ts';
 import { type Kept, Shelf } from './shelf.ts';
+import { copyTree, removeTree, usageOf } from './trees.ts';
 import { at, moveEntry, openDirectory, self } from './walk.ts';
 import { Workspace } from './workspace.ts';
 import { WorkspaceState } from './workspace-state.ts';
@@ -122,7 +122,7 @@ export class Workspaces {
 
   async usage(id: string): Promise<WorkspaceUsage> {
     const { workspace } = this.get(id);
-    return { bytes: await diskUsage(workspace.path), entries: await countEntries(workspace.path) };
+    return usageOf(workspace.path);
   }
 
   list({ limit, after, ids }: Request<'workspaceList'>): {
@@ -146,13 +146,16 @@ export class Workspaces {
   }
 
   /** @throws NoxError as `create`, and `workspace_full` where the quota is less than the files */
-  async clone({ workspace, ...request }: Request<'workspaceClone'>): Promise<WorkspaceInfo> {
+  async clone(
+    { workspace, ...request }: Request<'workspaceClone'>,
+    signal: AbortSignal,
+  ): Promise<WorkspaceInfo> {
     const source = this.get(workspace);
     const leave = source.use();
     try {
       const { quotaBytes } = this.#find(workspace);
       return await this.#make({ quotaBytes, ...request }, async (files, quota) => {
-        await this.#copyOut(source, files, quota);
+        await this.#copyOut(source, files, quota, signal);
       });
     } finally {
       leave();
@@ -198,7 +201,10 @@ export class Workspaces {
   }
 
   /** @throws NoxError `workspace_full` where the snapshots came to more than the workspace's quota, `quota_exceeded` */
-  async snapshot({ workspace, label = null, ownerBytes }: Request<'snapshotCreate'>): Promise<SnapshotInfo> {
+  async snapshot(
+    { workspace, label = null, ownerBytes }: Request<'snapshotCreate'>,
+    signal: AbortSignal,
+  ): Promise<SnapshotInfo> {
     const state = this.get(workspace);
     const kept = this.#find(workspace);
     const others = this.#shelf.snapshots(workspace);
@@ -212,7 +218,7 @@ export class Workspaces {
     try {
       return await this.#shelf.makeSnapshot(workspace, id, async (files) => {
         const room = this.#quotaOf(kept) - sumOf(others);
-        const bytes = await this.#copyOut(state, files, room);
+        const bytes = await this.#copyOut(state, files, room, signal);
         this.#checkOwner(kept.owner, ownerBytes, bytes);
         return { id, label, created: this.#now(), bytes };
       });
@@ -286,22 +292,23 @@ export class Workspaces {
   }
 
   /** @returns the bytes of the copy */
-  async #copyOut({ workspace }: WorkspaceState, to: string, room: number): Promise<number> {
+  async #copyOut(
+    { workspace }: WorkspaceState,
+    to: string,
+    room: number,
+    signal: AbortSignal,
+  ): Promise<number> {
     workspace.prepare();
-    // Before the copy, which may be large, and after it: a live run may add to it.
-    const checkRoom = (bytes: number) => {
-      if (bytes > room)
-        throw new NoxError(
-          'workspace_full',
-          `The files have ${String(bytes)} bytes, and there is room for ${String(room)}`,
-        );
-      return bytes;
-    };
-    checkRoom(await diskUsage(workspace.path));
-    await copyTree(workspace.path, to);
-    const copy = new Workspace(to);
-    for (const name of copy.sweep()) await removeTree(to, name);
-    return checkRoom(await diskUsage(to));
+    // One that is too large is refused before it is copied.
+    const { bytes } = await usageOf(workspace.path);
+    if (bytes > room)
+      throw new NoxError(
+        'workspace_full',
+        `The files have ${String(bytes)} bytes, and there is room for ${String(Math.max(0, room))}`,
+      );
+    const copied = await copyTree(workspace.path, to, room, signal);
+    new Workspace(to).sweep();
+    return copied;
   }
 
   async #fill(id: string, snapshot: string): Promise<void> {
@@ -313,7 +320,7 @@ export class Workspaces {
       mkdirSync(at(root, fresh), { mode: 0o755 });
       mkdirSync(at(root, old), { mode: 0o700 });
       // No run is alive: the name stays what it is.
-      await copyTree(this.#shelf.snapshotFiles(id, snapshot), `${path}/${fresh}`);
+      await copyTree(this.#shelf.snapshotFiles(id, snapshot), `${path}/${fresh}`, Number.MAX_SAFE_INTEGER);
       this.#shelf.noteRestore(id, snapshot);
       const [from, into] = [openDirectory(at(root, fresh)), openDirectory(at(root, old))];
       try {

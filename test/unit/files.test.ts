@@ -197,7 +197,7 @@ describe('write', () => {
     await assert.rejects(() => write('g', '123456'), rejectsWith('workspace_full'));
     await assert.rejects(() => write('f', '123456', { append: true }), rejectsWith('workspace_full'));
     await assert.rejects(
-      () => bench.files.copy({ workspace, from: 'f', to: 'h' }),
+      () => bench.files.copy({ workspace, from: 'f', to: 'h' }, never),
       rejectsWith('workspace_full'),
     );
     assert.deepEqual(readdirSync(bench.path), ['f']);
@@ -216,7 +216,7 @@ describe('write', () => {
     await write('other', 'x');
     const onto = { workspace, from: 'other', to: 'run.py', overwrite: true };
     await assert.rejects(() => bench.files.move(onto), rejectsWith('workspace_conflict'));
-    await assert.rejects(() => bench.files.copy(onto), rejectsWith('workspace_conflict'));
+    await assert.rejects(() => bench.files.copy(onto, never), rejectsWith('workspace_conflict'));
     bench.state.workspace.release('run.py');
     await bench.files.move(onto);
   });
@@ -430,7 +430,7 @@ describe('move, copy, remove, mkdir', () => {
   test('copy: a file, with its permissions and apart from the old one', async () => {
     await write('f', 'text', { mode: 0o750 });
     linkSync(on('f'), on('hard'));
-    const { mode, size } = await bench.files.copy({ workspace, from: 'hard', to: 'd/copy' });
+    const { mode, size } = await bench.files.copy({ workspace, from: 'hard', to: 'd/copy' }, never);
     assert.deepEqual([mode, size], ['0750', 4]);
     writeFileSync(on('f'), 'changed');
     assert.equal(readFileSync(on('d/copy'), 'utf8'), 'text');

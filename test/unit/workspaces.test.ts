@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   existsSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
@@ -22,6 +23,7 @@ import { Workspaces } from '../../src/runner/workspaces.ts';
 
 const MIB = 2 ** 20;
 const owner = 'tok_a';
+const never = new AbortController().signal;
 const rejectsWith = (code: ErrorCode) => (error: unknown) => error instanceof NoxError && error.code === code;
 
 let dir: string;
@@ -154,11 +156,11 @@ describe('workspaces', () => {
     );
     put('a', 'f', 'x'.repeat(100_000));
     await assert.rejects(
-      () => workspaces.snapshot({ workspace: 'a', ownerBytes }),
+      () => workspaces.snapshot({ workspace: 'a', ownerBytes }, never),
       rejectsWith('quota_exceeded'),
     );
     workspaces.update({ workspace: 'b', ownerBytes, quotaBytes: 3 * MIB });
-    await workspaces.snapshot({ workspace: 'a', ownerBytes });
+    await workspaces.snapshot({ workspace: 'a', ownerBytes }, never);
   });
 
   test('it expires: not before, not when the clock is set back, and not under a live run', async () => {
@@ -242,7 +244,8 @@ describe('clones and snapshots', () => {
     writeFileSync(Buffer.concat([Buffer.from(`${source}/`), Buffer.from([0xff])]), '');
     writeFileSync(join(source, `.nox-${'0'.repeat(24)}.tmp`), 'unfinished');
     execFileSync('truncate', ['-s', '50M', join(source, 'sparse')]);
-    await workspaces.clone({ workspace: 'default', owner, id: 'copy' });
+    linkSync(join(source, 'd/f'), join(source, 'hard'));
+    await workspaces.clone({ workspace: 'default', owner, id: 'copy' }, never);
     put('default', 'd/f', 'changed');
     const copy = filesOf('copy');
     assert.equal(get('copy', 'd/f'), 'text');
@@ -253,18 +256,35 @@ describe('clones and snapshots', () => {
       [statSync(join(copy, 'sparse')).size, statSync(join(copy, 'sparse')).blocks],
       [50 * MIB, 0],
     );
-    assert.deepEqual(readdirSync(copy, 'latin1').sort(), ['closed', 'd', 'link', 'sparse', '\xff']);
+    assert.deepEqual(readdirSync(copy, 'latin1').sort(), ['closed', 'd', 'hard', 'link', 'sparse', '\xff']);
+    assert.equal(statSync(join(copy, 'hard')).ino, statSync(join(copy, 'd/f')).ino);
+  });
+
+  test('a tree that is deeper than a path may be long is copied too', async () => {
+    const code = `
+import os, sys
+os.makedirs(sys.argv[1], exist_ok=True); os.chdir(sys.argv[1])
+for _ in range(200):
+    os.mkdir('d' * 100); os.chdir('d' * 100)
+open('f', 'w').close()`;
+    execFileSync('python3', ['-c', code, filesOf('default')]);
+    await workspaces.clone({ workspace: 'default', owner, id: 'deep' }, never);
+    assert.equal((await workspaces.usage('deep')).entries, 201);
+    await workspaces.remove('deep', false);
   });
 
   test('a clone or snapshot for which there is no room leaves nothing', async () => {
     put('default', 'f', 'x'.repeat(100_000));
     await assert.rejects(
-      () => workspaces.clone({ workspace: 'default', owner, id: 'small', quotaBytes: 50_000 }),
+      () => workspaces.clone({ workspace: 'default', owner, id: 'small', quotaBytes: 50_000 }, never),
       rejectsWith('workspace_full'),
     );
     assert.throws(() => workspaces.get('small'), rejectsWith('workspace_not_found'));
     workspaces.update({ workspace: 'default', quotaBytes: 50_000 });
-    await assert.rejects(() => workspaces.snapshot({ workspace: 'default' }), rejectsWith('workspace_full'));
+    await assert.rejects(
+      () => workspaces.snapshot({ workspace: 'default' }, never),
+      rejectsWith('workspace_full'),
+    );
     assert.deepEqual(workspaces.snapshots('default'), []);
     assert.deepEqual(readdirSync(join(dir, 'workspaces')), ['default']);
     assert.deepEqual(readdirSync(join(dir, 'workspaces/default/snapshots')), []);
@@ -276,12 +296,12 @@ describe('clones and snapshots', () => {
       put(id, 'd/f', 'first');
       put(id, 'gone', 'gone');
       const { ino } = statSync(filesOf(id));
-      const first = await workspaces.snapshot({ workspace: id, label: 'first' });
+      const first = await workspaces.snapshot({ workspace: id, label: 'first' }, never);
       put(id, 'd/f', 'second');
       put(id, 'new', 'new');
       rmSync(join(filesOf(id), 'gone'));
       now += 1;
-      const second = await workspaces.snapshot({ workspace: id });
+      const second = await workspaces.snapshot({ workspace: id }, never);
       assert.deepEqual(
         workspaces.snapshots(id).map((each) => [each.id, each.label]),
         [
@@ -310,7 +330,7 @@ describe('clones and snapshots', () => {
   test('what a crash has left half done is finished or taken away', async () => {
     await workspaces.create({ owner, id: 'x' });
     put('x', 'f', 'in the snapshot');
-    const { id: snapshot } = await workspaces.snapshot({ workspace: 'x' });
+    const { id: snapshot } = await workspaces.snapshot({ workspace: 'x' }, never);
     const shelf = join(dir, 'workspaces');
     mkdirSync(join(shelf, '.half-1/files/closed'), { recursive: true });
     chmodSync(join(shelf, '.half-1/files/closed'), 0);

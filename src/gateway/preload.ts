@@ -36,7 +36,7 @@ export async function preloadGateway(log: Logger): Promise<void> {
     ...{ token: 'preload', forbidden: [], maxBodyBytes: 1024, maxUploadBytes: 1024 },
     limits: DEFAULT_LIMITS,
     ...{
-      state: '/nonexistent',
+      state: '/dev/null',
       slots: 1,
       queueWaitSeconds: 1,
       backgroundQueue: 0,

@@ -36,7 +36,7 @@ async function audited(
     maxUploadBytes: 1024,
     limits: DEFAULT_LIMITS,
     ...{
-      state: '/nonexistent',
+      state: '/dev/null',
       slots: 1,
       queueWaitSeconds: 1,
       backgroundQueue: 0,

@@ -22,7 +22,7 @@ export async function bareGateway(options: Partial<GatewayOptions> = {}): Promis
     maxBodyBytes: 64 * 1024,
     maxUploadBytes: 64 * 1024,
     limits: DEFAULT_LIMITS,
-    ...{ state: '/nonexistent', slots: 1, queueWaitSeconds: 1, backgroundQueue: 0 },
+    ...{ state: '/dev/null', slots: 1, queueWaitSeconds: 1, backgroundQueue: 0 },
     keep: { outputBytes: 1, allOutputBytes: 1 },
     store,
     log,

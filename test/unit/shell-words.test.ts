@@ -97,7 +97,7 @@ before(async () => {
     maxUploadBytes: 1,
     limits: DEFAULT_LIMITS,
     ...{
-      state: '/nonexistent',
+      state: '/dev/null',
       slots: 1,
       queueWaitSeconds: 1,
       backgroundQueue: 0,

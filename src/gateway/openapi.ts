@@ -253,10 +253,14 @@ function contentOf(
   [first]: readonly number[],
 ): Content | undefined {
   const schema = plain(answers[status] ?? {});
-  const { contentMediaType } = schema as { contentMediaType?: string };
+  const { anyOf = [schema] } = schema as {
+    anyOf?: readonly { contentMediaType?: string }[];
+  };
+  const media = anyOf.map((each) => each.contentMediaType).filter((each) => each !== undefined);
   const content: Record<string, MediaType> = {};
-  if (contentMediaType !== undefined) content[contentMediaType] = { schema: { type: 'string' } };
-  else if (schema['type'] !== 'null')
+  for (const each of media) content[each] = { schema: { type: 'string' } };
+  if (media.length > 0) return content;
+  if (schema['type'] !== 'null')
     content['application/json'] = {
       schema: components.add(schema, status === first ? name : `${name}${status}`),
     };

@@ -41,7 +41,7 @@ export interface RouteInfo {
   readonly bodyLimit?: number;
   /**
    * Status → body; the lowest status is that of success. `Type.Null()`: no body. What is no JSON is a `Type.String`
-   * with `contentMediaType`.
+   * with `contentMediaType`, or a union of them.
    */
   readonly answers: Readonly<Record<number, TSchema>>;
   /** Those of its own; `addRoute` adds what its other members imply. */

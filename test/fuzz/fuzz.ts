@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { OpenApi } from '../../src/gateway/openapi.ts';
 import { ERRORS_OF_NO_ROUTE } from '../../src/gateway/openapi.ts';
 import { ERRORS, isErrorCode } from '../../src/protocol/errors.ts';
-import { Contract, endpointsOf, mediaOf, type Reply } from '../support/openapi.ts';
+import { Contract, endpointsOf, mediaOf, type Endpoint, type Reply } from '../support/openapi.ts';
 import { eventually, runPy, startServer, type Server } from '../support/server.ts';
 import { kindOf, Requests, type FuzzRequest } from './requests.ts';
 
@@ -38,6 +38,8 @@ const SETTINGS = {
 };
 /** A run takes a second at most, and waits for at most those in the queue. */
 const DEADLINE_MS = 60_000;
+/** Of a stream that has no end of its own: what comes in this time is looked at. */
+const LISTEN_MS = 200;
 /** Of each kind, the newest. */
 const KNOWN_IDS = 30;
 const FAULTS_MAX = 50;
@@ -163,7 +165,7 @@ class Fuzzer {
     this.#learn(kindOf(endpoint.path), reply);
   }
 
-  #send({ method, target, headers, body }: FuzzRequest): Promise<Reply> {
+  #send({ endpoint, method, target, headers, body }: FuzzRequest): Promise<Reply> {
     return new Promise((resolve, reject) => {
       const request = httpRequest(
         `${this.#server.url}/`,
@@ -176,16 +178,22 @@ class Fuzzer {
         },
         (response) => {
           const chunks: Buffer[] = [];
-          response.on('data', (chunk: Buffer) => chunks.push(chunk));
-          response.on('error', reject);
-          response.on('end', () => {
+          const done = () => {
             const pairs = Object.entries(response.headers).map(([name, value]) => [name, String(value)]);
             resolve({
               status: response.statusCode ?? 0,
               headers: Object.fromEntries(pairs) as Reply['headers'],
               body: Buffer.concat(chunks),
             });
-          });
+          };
+          response.on('data', (chunk: Buffer) => chunks.push(chunk));
+          response.on('error', reject);
+          response.on('end', done);
+          if (response.statusCode === 200 && isEndless(endpoint))
+            setTimeout(() => {
+              done();
+              request.destroy();
+            }, LISTEN_MS);
         },
       );
       request.on('error', reject);
@@ -274,6 +282,12 @@ class Fuzzer {
   async #expect(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
     await eventually(what, condition).catch((error: unknown) => this.#faults.push((error as Error).message));
   }
+}
+
+/** A stream of events and nothing else, without an event that is the last. */
+function isEndless({ operation }: Endpoint): boolean {
+  const stream = operation.responses['200']?.content?.['text/event-stream'];
+  return stream !== undefined && stream['x-nox-event'] === undefined;
 }
 
 /** Node's client frames no body of a GET by itself. */

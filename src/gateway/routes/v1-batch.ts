@@ -35,6 +35,7 @@ export function batchRoute(app: FastifyInstance, options: BatchOptions): void {
     scope: 'run',
     body: BatchBody,
     answers: { 200: BatchAnswer },
+    answerHeaders: ['cache-control'],
     errors: [],
     handler: async ({ body, principal, request, reply }) => {
       const { runs: items, stopOnFailure = false } = body;

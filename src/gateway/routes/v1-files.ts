@@ -22,12 +22,15 @@ const Mode = Type.Optional(Type.String({ pattern: '^0?[0-7]{3}$' }));
 const Format = Type.Optional(Type.Enum(['tar.gz', 'zip'], { default: 'tar.gz' }));
 const Between = closed({ from: BodyPath, to: BodyPath, overwrite: Switch });
 const Bytes = Type.String({ contentMediaType: 'application/octet-stream' });
-const Archive = Type.String({ contentMediaType: 'application/gzip' });
+const MEDIA_TYPES = { 'tar.gz': 'application/gzip', zip: 'application/zip' } as const;
+const Archive = Type.Union(
+  Object.values(MEDIA_TYPES).map((contentMediaType) => Type.String({ contentMediaType })),
+);
 const Events = Type.String({ contentMediaType: 'text/event-stream' });
 const Unpacked = closed({ entries: Type.Integer(), bytes: Type.Integer() });
 
 const HEARTBEAT_MS = 15_000;
-const MEDIA_TYPES = { 'tar.gz': 'application/gzip', zip: 'application/zip' } as const;
+const DOWNLOAD_HEADERS = ['content-disposition', 'cache-control'] as const;
 
 const READ_ERRORS: readonly ErrorCode[] = [
   'workspace_not_found',
@@ -95,6 +98,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
     summary: 'Read a file; `Range`, `If-Range` and `If-None-Match` are heard',
     query: closed({ path: Path }),
     answers: { 200: Bytes, 206: Bytes, 304: Type.Null() },
+    answerHeaders: [...DOWNLOAD_HEADERS, 'etag', 'last-modified', 'accept-ranges', 'content-range'],
     errors: [...READ_ERRORS, 'range_not_satisfiable'],
     handler: async (call) => {
       const { signal, ...place } = begin(call);
@@ -153,6 +157,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
       summary: `${verb === 'move' ? 'Move' : 'Copy'} a file or a directory within the workspace`,
       body: Between,
       answers: { 200: FileInfo },
+      answerHeaders: ['etag'],
       errors: [...WRITE_ERRORS, 'already_exists'],
       handler: async ({ params: { id }, body, principal, request, reply }) => {
         requireWorkspace(principal, id);
@@ -184,6 +189,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
     summary: 'Download a directory as an archive',
     query: closed({ path: Type.Optional(Path), format: Format }),
     answers: { 200: Archive },
+    answerHeaders: DOWNLOAD_HEADERS,
     errors: READ_ERRORS,
     handler: async (call) => {
       const { signal, ...place } = begin(call);
@@ -205,18 +211,19 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
     summary: 'Be told what is created, changed and removed in a directory, as it happens',
     query: closed({ path: Type.Optional(Path), recursive: Switch }),
     answers: { 200: Events },
+    answerHeaders: ['cache-control'],
     errors: [...READ_ERRORS, 'queue_full'],
     handler: async (call) => {
       const { signal, ...place } = begin(call);
       const { reply, request } = call;
-      void reply.headers({ 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
+      const headers = { 'content-type': 'text/event-stream', 'cache-control': 'no-store' };
       if (request.method === 'HEAD') {
         await executor.ask('stat', place, signal);
-        return reply.send(Readable.from([]));
+        return reply.headers(headers).send(Readable.from([]));
       }
       const { recursive = false } = call.query;
       const { body } = await executor.fetch('watch', { ...place, recursive }, signal);
-      return reply.send(Readable.from(serverSentEvents(body), { objectMode: false }));
+      return reply.headers(headers).send(Readable.from(serverSentEvents(body), { objectMode: false }));
     },
   });
 
@@ -232,6 +239,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
       query: closed({ path: Path, mode: Mode }),
       rawBody: 'application/octet-stream',
       answers: { 200: FileInfo, 201: FileInfo },
+      answerHeaders: ['etag'],
       errors: [...WRITE_ERRORS, 'payload_too_large', 'precondition_failed', 'request_timeout'],
       handler: async (call) => {
         const { signal, ...place } = begin(call);
@@ -253,6 +261,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
       query: closed({ path: Path }),
       rawBody: 'application/octet-stream',
       answers: { 200: FileInfo, 201: FileInfo },
+      answerHeaders: ['etag'],
       errors: [...WRITE_ERRORS, 'payload_too_large', 'precondition_failed', 'request_timeout'],
       handler: async (call) => {
         const { signal, ...place } = begin(call);

@@ -253,10 +253,8 @@ function contentOf(
   [first]: readonly number[],
 ): Content | undefined {
   const schema = plain(answers[status] ?? {});
-  const { anyOf = [schema] } = schema as {
-    anyOf?: readonly { contentMediaType?: string }[];
-  };
-  const media = anyOf.map((each) => each.contentMediaType).filter((each) => each !== undefined);
+  const { anyOf = [schema] } = schema as { anyOf?: readonly Json[] };
+  const media = anyOf.map((each) => each['contentMediaType']).filter((each) => typeof each === 'string');
   const content: Record<string, MediaType> = {};
   for (const each of media) content[each] = { schema: { type: 'string' } };
   if (media.length > 0) return content;

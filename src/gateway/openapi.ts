@@ -253,12 +253,10 @@ function contentOf(
   [first]: readonly number[],
 ): Content | undefined {
   const schema = plain(answers[status] ?? {});
-  const { anyOf = [schema] } = schema as { anyOf?: readonly Json[] };
-  const media = anyOf.map((each) => each['contentMediaType']).filter((each) => typeof each === 'string');
+  const { contentMediaType } = schema as { contentMediaType?: string };
   const content: Record<string, MediaType> = {};
-  for (const each of media) content[each] = { schema: { type: 'string' } };
-  if (media.length > 0) return content;
-  if (schema['type'] !== 'null')
+  if (contentMediaType !== undefined) content[contentMediaType] = { schema: { type: 'string' } };
+  else if (schema['type'] !== 'null')
     content['application/json'] = {
       schema: components.add(schema, status === first ? name : `${name}${status}`),
     };

@@ -1,6 +1,14 @@
 /** Events of runs as lines, and the logs that hold them. */
 import assert from 'node:assert/strict';
-import { appendFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  appendFileSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, describe, test } from 'node:test';
@@ -278,6 +286,7 @@ describe('Spool', () => {
   test('events that were cut off get their end, once, where the last whole line ends', async () => {
     const state = newPath();
     const spool = new Spool(state, limits);
+    mkdirSync(join(state, 'runs'), { recursive: true });
     const path = join(state, 'runs', 'run_a.ndjson');
     const first = withId(line('x'), 0);
     writeFileSync(path, Buffer.concat([first, Buffer.from('{"id":')]));
@@ -294,6 +303,7 @@ describe('Spool', () => {
   test('tidies: what belongs to nobody, then the oldest that has ended', async () => {
     const state = newPath();
     const spool = new Spool(state, limits);
+    mkdirSync(join(state, 'runs'), { recursive: true });
     for (const name of ['run_1', 'run_2', 'run_3', 'run_4', 'run_unknown'])
       writeFileSync(join(state, 'runs', `${name}.ndjson`), Buffer.alloc(600));
     writeFileSync(join(state, 'runs', 'not-ours'), '');

@@ -240,7 +240,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
       rawBody: 'application/octet-stream',
       answers: { 200: FileInfo, 201: FileInfo },
       answerHeaders: ['etag'],
-      errors: [...WRITE_ERRORS, 'payload_too_large', 'precondition_failed', 'request_timeout'],
+      errors: [...WRITE_ERRORS, 'payload_too_large', 'precondition_failed'],
       handler: async (call) => {
         const { signal, ...place } = begin(call);
         const { mode } = call.query;
@@ -262,7 +262,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
       rawBody: 'application/octet-stream',
       answers: { 200: FileInfo, 201: FileInfo },
       answerHeaders: ['etag'],
-      errors: [...WRITE_ERRORS, 'payload_too_large', 'precondition_failed', 'request_timeout'],
+      errors: [...WRITE_ERRORS, 'payload_too_large', 'precondition_failed'],
       handler: async (call) => {
         const { signal, ...place } = begin(call);
         return write(
@@ -282,7 +282,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
       query: closed({ path: Type.Optional(Path), format: Format }),
       rawBody: 'application/gzip',
       answers: { 200: Unpacked },
-      errors: [...WRITE_ERRORS, 'payload_too_large', 'already_exists', 'hostile_archive', 'request_timeout'],
+      errors: [...WRITE_ERRORS, 'payload_too_large', 'already_exists', 'hostile_archive'],
       handler: async (call) => {
         const { signal, ...place } = begin(call);
         const { format = 'tar.gz' } = call.query;

@@ -30,10 +30,10 @@ export class Spool {
   constructor(state: string, limits: SpoolLimits) {
     this.#dir = join(state, 'runs');
     this.#limits = limits;
-    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
   }
 
   create(id: string): FileLog {
+    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     return FileLog.create(this.#path(id), this.#limits.outputBytes);
   }
 

@@ -1,7 +1,7 @@
 /** A part of `make fuzz`, with the same seed each time: what fails here fails for everybody. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { fuzz } from '../fuzz/fuzz.ts';
+import { fuzz } from './fuzz.ts';
 
 test('some thousand requests: nothing but what the document says, nothing left behind', async () => {
   const { faults, answers, succeeded } = await fuzz({ requests: 4000, seed: 1, connections: 8 });

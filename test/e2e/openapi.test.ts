@@ -137,9 +137,12 @@ async function send(id: string, ask: Ask = {}): Promise<Reply> {
   });
   // A watch has no end: its first event is enough.
   const endless = id === 'getWorkspacesIdWatch' && response.status === 200;
-  const body = endless
-    ? Buffer.from((await response.body?.getReader().read())?.value ?? [])
-    : Buffer.from(await response.arrayBuffer());
+  const first = endless
+    ? ((await response.body?.getReader().read())?.value as Uint8Array | undefined)
+    : undefined;
+  const body: Buffer = Buffer.from(
+    endless ? (first ?? new Uint8Array()) : new Uint8Array(await response.arrayBuffer()),
+  );
   if (endless) stop.abort();
   return { status: response.status, headers: Object.fromEntries(response.headers), body };
 }

@@ -8,13 +8,12 @@ import Type, { type Static } from 'typebox';
 import { PATH_MAX, WORKSPACE_ID } from './messages.ts';
 
 export const WorkspaceId = Type.String({ pattern: WORKSPACE_ID });
-export const Path = Type.String({ maxLength: PATH_MAX });
+const Path = Type.String({ maxLength: PATH_MAX });
 /** Of a cursor: a path, in base64. */
 const CURSOR_MAX = 6000;
 export const LIST_MAX = 1000;
 /** `If-Match` takes a few. */
 const ETag = Type.String({ maxLength: 200 });
-export const ARCHIVE_FORMATS = ['tar.gz', 'zip'] as const;
 const Format = Type.Union([Type.Literal('tar.gz'), Type.Literal('zip')]);
 
 export const FileInfo = Type.Object({

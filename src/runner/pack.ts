@@ -20,7 +20,7 @@ import { zipCentralHeader, zipDescriptor, zipEnd, zipLocalHeader, type ZipEntry 
 /** Fast, and most of the way there. */
 const LEVEL = 1;
 /** Bounds the memory of a zip's own list; a tar has none. */
-export const ZIP_ENTRIES_MAX = 200_000;
+const ZIP_ENTRIES_MAX = 200_000;
 
 /** @param hidden names of the directory that are left out */
 export async function* packTar(dir: number, hidden: (name: string) => boolean): AsyncGenerator<Uint8Array> {

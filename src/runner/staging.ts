@@ -31,7 +31,7 @@ import type { DiskWatch } from './disk.ts';
 
 export const ENTRIES_MAX = 100_000;
 /** An archive may unpack to so many times its own size, once it is beyond what is harmless anyway. */
-export const RATIO_MAX = 200;
+const RATIO_MAX = 200;
 const RATIO_FROM = 64 * 1024 * 1024;
 /** What an entry without content takes on disk, about. */
 const ENTRY_BYTES = 4096;

@@ -12,7 +12,7 @@ import { textOf } from '../protocol/bytes.ts';
 
 const LOOK_MS = 300;
 const SHARE = 0.05;
-export const ENTRIES_MAX = 10_000;
+const ENTRIES_MAX = 10_000;
 
 interface Seen {
   readonly type: FileInfo['type'];

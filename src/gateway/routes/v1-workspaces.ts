@@ -40,15 +40,15 @@ const WORKSPACE = {
   /** Runs that are alive in it. */
   runs: Type.Integer(),
 };
-export const Workspace = closed(WORKSPACE);
-export const WorkspaceWithUsage = closed({
+const Workspace = closed(WORKSPACE);
+const WorkspaceWithUsage = closed({
   ...WORKSPACE,
   /** Of its files now; entries of every kind. */
   usage: closed({ bytes: Bytes, entries: Bytes }),
 });
-export const WorkspacePage = closed({ workspaces: Type.Array(Workspace), next: orNull(Type.String()) });
-export const Snapshot = closed({ id: Type.String(), label: orNull(Label), created: Time, bytes: Bytes });
-export const SnapshotList = closed({ snapshots: Type.Array(Snapshot) });
+const WorkspacePage = closed({ workspaces: Type.Array(Workspace), next: orNull(Type.String()) });
+const Snapshot = closed({ id: Type.String(), label: orNull(Label), created: Time, bytes: Bytes });
+const SnapshotList = closed({ snapshots: Type.Array(Snapshot) });
 
 const RUNNER_ERRORS = ['runner_unavailable', 'sandbox_error'] as const;
 const EXISTING = ['workspace_not_found', ...RUNNER_ERRORS] as const;

@@ -65,7 +65,7 @@ for (const [what, command] of Object.entries(LEFT)) {
       before,
       'what the run left stays as it was',
     );
-    assert.deepEqual(readdirSync(dirname(server.workspace)).sort(), ['sandbox', 'workspaces']);
+    assert.deepEqual(readdirSync(dirname(server.workspace)).sort(), ['sandbox', 'state', 'workspaces']);
     await emptyWorkspace();
   });
 }
@@ -161,7 +161,7 @@ print(n)`,
     const { body } = await swapping;
     assert.ok(Number(body.stdout) > 100, `${body.stdout}${body.stderr}`);
     assert.deepEqual(readdirSync(victim), []);
-    assert.deepEqual(readdirSync(dirname(server.workspace)).sort(), ['sandbox', 'workspaces']);
+    assert.deepEqual(readdirSync(dirname(server.workspace)).sort(), ['sandbox', 'state', 'workspaces']);
     assert.deepEqual(
       [...statuses.keys()].filter((status) => status !== 200 && status !== 400),
       [],

@@ -1,7 +1,7 @@
 /**
- * Backup and restore: settings (with the token) and the workspace, in one archive that only root can read.
+ * Backup and restore: settings (with the token) and all workspaces, in one archive that only root can read.
  *
- * The workspace is hostile: names of every kind, links that leave it, a run that changes it meanwhile. Its part of the
+ * Workspaces are hostile: names of every kind, links that leave them, runs that change them meanwhile. Their part of the
  * archive is written and unpacked by tar as the runs' own user, who can do nothing that a run could not do, only that
  * for reading it may pass over permissions.
  */
@@ -13,13 +13,17 @@ import { SETTINGS_FILE } from './desired.ts';
 import { STATE, type Host } from './host.ts';
 import type { Step } from './steps.ts';
 import { SERVICES, setAttributes } from './undo.ts';
+import { isElsewhere, RUNNER_STATE } from './units.ts';
 
 const USER = 'nox-runner';
 const GROUP = 'nox';
-const MEMBERS = ['nox-backup.json', 'settings', 'workspace.tar'] as const;
+const MEMBERS = ['nox-backup.json', 'settings', 'workspace.tar', 'workspaces.tar'] as const;
+/** Before there were other workspaces than the default one. */
+const FIRST_FORMAT = 1;
+const FIRST_MEMBERS: readonly string[] = MEMBERS.filter((name) => name !== 'workspaces.tar');
 const DEFAULT_SANDBOX = '/home/nox/nox/sandbox';
 
-const FORMAT = 1;
+const FORMAT = 2;
 
 interface Manifest {
   readonly format: number;
@@ -40,20 +44,8 @@ export function backup(host: Host, file: string, version: string, now: Date): vo
     const manifest: Manifest = { format: FORMAT, version, made: now.toISOString() };
     writeFileSync(join(dir, 'nox-backup.json'), `${JSON.stringify(manifest)}\n`, { mode: 0o600 });
     writeFileSync(join(dir, 'settings'), settings, { mode: 0o600 });
-    // 1: a file changed while it was read, which a live workspace may do.
-    const read = ['--inh-caps=-all,+dac_read_search', '--ambient-caps=+dac_read_search'];
-    // Complaints by the thousand, and paths that grow with their depth, are in a run's power: neither may fill us.
-    const limits = `ulimit -f ${String(Math.ceil((2 * limit) / 1024))}; umask 077; out=$1; shift`;
-    const { code, stderr } = host.run([
-      ...['bash', '-c', `${limits}; "$@" > "$out" 2> >(tail -c 2000 >&2)`, 'sh', join(dir, 'workspace.tar')],
-      ...['setpriv', `--reuid=${USER}`, `--regid=${GROUP}`, '--clear-groups', ...read, '--'],
-      ...['tar', '--create', '--sparse', '--one-file-system', '--warning=no-file-ignored'],
-      ...[`--directory=${sandbox}`, '.'],
-    ]);
-    if (code !== 0 && code !== 1)
-      throw new Error(
-        `backup of ${sandbox}: tar ended with ${String(code)}: ${stderr.trim()} (more than ${String(2 * limit)} bytes, twice NOX_MAX_WORKSPACE, are not saved)`,
-      );
+    saveTree(host, sandbox, join(dir, 'workspace.tar'), 2 * limit);
+    saveTree(host, shelfOf(settings), join(dir, 'workspaces.tar'));
     const packed = join(dir, 'backup');
     writeFileSync(packed, '', { mode: 0o600 });
     host.must(['tar', '--create', '--gzip', `--file=${packed}`, `--directory=${dir}`, ...MEMBERS]);
@@ -64,6 +56,34 @@ export function backup(host: Host, file: string, version: string, now: Date): vo
   }
 }
 
+/** What has all workspaces but the default one. Its parent is root's, so that nobody can put a link in its place. */
+function shelfOf(settings: string): string {
+  const workspaces = parseSettings(settings)['NOX_WORKSPACES'] || `${RUNNER_STATE}/workspaces`;
+  return isElsewhere(workspaces) ? workspaces : RUNNER_STATE;
+}
+
+/** @param limit in bytes; the workspaces behind NOX_WORKSPACES are many, and only the disk limits them here */
+function saveTree(host: Host, tree: string, file: string, limit?: number): void {
+  const read = ['--inh-caps=-all,+dac_read_search', '--ambient-caps=+dac_read_search'];
+  // Complaints by the thousand, and paths that grow with their depth, are in a run's power: neither may fill us.
+  const bound = limit === undefined ? '' : `ulimit -f ${String(Math.ceil(limit / 1024))}; `;
+  const script = `${bound}umask 077; out=$1; shift; "$@" > "$out" 2> >(tail -c 2000 >&2)`;
+  const what =
+    host.entry(tree) === undefined
+      ? ['--files-from=/dev/null']
+      : ['--exclude=.half-*', `--directory=${tree}`, '.'];
+  const { code, stderr } = host.run([
+    ...['bash', '-c', script, 'sh', file],
+    ...['setpriv', `--reuid=${USER}`, `--regid=${GROUP}`, '--clear-groups', ...read, '--'],
+    ...['tar', '--create', '--sparse', '--one-file-system', '--warning=no-file-ignored', ...what],
+  ]);
+  // 1: a file changed while it was read, which a live workspace may do.
+  if (code === 0 || code === 1) return;
+  const most =
+    limit === undefined ? '' : ` (more than ${String(limit)} bytes, twice NOX_MAX_WORKSPACE, are not saved)`;
+  throw new Error(`backup of ${tree}: tar ended with ${String(code)}: ${stderr.trim()}${most}`);
+}
+
 /** A backup, unpacked beside the places where its parts belong. */
 interface Unpacked {
   readonly manifest: Manifest;
@@ -71,6 +91,8 @@ interface Unpacked {
   readonly sandbox: string;
   /** The workspace of the backup. */
   readonly fresh: string;
+  /** The others, and where they belong. A backup of the first format has none, and those that are there stay. */
+  readonly shelf?: { readonly fresh: string; readonly path: string };
 }
 
 /**
@@ -81,14 +103,15 @@ interface Unpacked {
 export function unpack(host: Host, file: string, stamp: string): Unpacked {
   if (!existsSync(file)) throw new Error(`restore: there is no ${file}`);
   const dir = mkdtempSync(`${STATE}/.restore-`);
-  let fresh: string | undefined;
+  const made: string[] = [];
   try {
     const listed = host
       .must(['tar', '--list', '--gzip', `--file=${file}`])
       .split('\n')
       .filter(Boolean)
       .sort();
-    if (listed.join(' ') !== MEMBERS.toSorted().join(' '))
+    const members = [MEMBERS, FIRST_MEMBERS].find((each) => listed.join(' ') === each.toSorted().join(' '));
+    if (members === undefined)
       throw new Error(`restore: ${file} is no backup of Nox: it has ${listed.slice(0, 5).join(', ')}`);
     host.must([
       'tar',
@@ -97,7 +120,7 @@ export function unpack(host: Host, file: string, stamp: string): Unpacked {
       `--file=${file}`,
       `--directory=${dir}`,
       '--no-same-owner',
-      ...MEMBERS,
+      ...members,
     ]);
     const member = (name: (typeof MEMBERS)[number]): string => {
       // A link in its place could show us any other file: `text` follows none.
@@ -106,51 +129,51 @@ export function unpack(host: Host, file: string, stamp: string): Unpacked {
       return text;
     };
     const manifest = JSON.parse(member('nox-backup.json')) as Manifest;
-    if (manifest.format !== FORMAT)
+    if (manifest.format !== (members === MEMBERS ? FORMAT : FIRST_FORMAT))
       throw new Error(
         `restore: ${file} has format ${String(manifest.format)}, which this version cannot read`,
       );
     const settings = member('settings');
     const sandbox = parseSettings(settings)['NOX_SANDBOX'] || DEFAULT_SANDBOX;
-    fresh = `${sandbox}.restore.${stamp}`;
-    mkdirSync(fresh, { mode: 0o700 });
-    const owned = { uid: host.userId(USER), gid: host.groupId(GROUP) };
-    setAttributes(fresh, { mode: 0o700, ...owned });
-    host.must([
-      ...['sh', '-c', 'in=$1; shift; exec "$@" < "$in"', 'sh', join(dir, 'workspace.tar')],
-      ...[
-        'setpriv',
-        `--reuid=${USER}`,
-        `--regid=${GROUP}`,
-        '--clear-groups',
-        '--inh-caps=-all',
-        '--no-new-privs',
-        '--',
-      ],
-      ...[
-        'tar',
-        '--extract',
-        '--sparse',
-        '--preserve-permissions',
-        '--no-same-owner',
-        `--directory=${fresh}`,
-      ],
-    ]);
-    setAttributes(fresh, { mode: 0o2775, uid: host.userId('nox'), gid: owned.gid });
-    return { manifest, settings, sandbox, fresh };
+    const fresh = `${sandbox}.restore.${stamp}`;
+    made.push(fresh);
+    unpackTree(host, join(dir, 'workspace.tar'), fresh);
+    setAttributes(fresh, { mode: 0o2775, uid: host.userId('nox'), gid: host.groupId(GROUP) });
+    if (members !== MEMBERS) return { manifest, settings, sandbox, fresh };
+    const path = shelfOf(settings);
+    const shelf = { path, fresh: `${path}.restore.${stamp}` };
+    made.push(shelf.fresh);
+    unpackTree(host, join(dir, 'workspaces.tar'), shelf.fresh);
+    return { manifest, settings, sandbox, fresh, shelf };
   } catch (error) {
-    if (fresh !== undefined) rmSync(fresh, { recursive: true, force: true });
+    for (const path of made) rmSync(path, { recursive: true, force: true });
     throw error;
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
 }
 
+function unpackTree(host: Host, file: string, fresh: string): void {
+  mkdirSync(fresh, { mode: 0o700 });
+  setAttributes(fresh, { mode: 0o700, uid: host.userId(USER), gid: host.groupId(GROUP) });
+  const user = [
+    `--reuid=${USER}`,
+    `--regid=${GROUP}`,
+    '--clear-groups',
+    '--inh-caps=-all',
+    '--no-new-privs',
+    '--',
+  ];
+  host.must([
+    ...['sh', '-c', 'in=$1; shift; exec "$@" < "$in"', 'sh', file, 'setpriv', ...user],
+    ...['tar', '--extract', '--sparse', '--preserve-permissions', '--no-same-owner', `--directory=${fresh}`],
+  ]);
+}
+
 /** Puts the parts of a backup in their places; what was there is put aside. The services are stopped afterwards. */
 export function restorePlan(
   host: Host,
-  { settings, sandbox, fresh }: Unpacked,
-  aside: string,
+  { settings, sandbox, fresh, shelf }: Unpacked,
   stamp: string,
 ): Step[] {
   const file = { mode: 0o600, owner: 'root', group: 'root' } as const;
@@ -160,8 +183,22 @@ export function restorePlan(
       ? []
       : [{ do: 'file', path: `${SETTINGS_FILE}.bak.${stamp}`, text: old, ...file } as const]),
     { do: 'services', verb: 'stop', units: SERVICES },
-    ...(host.entry(sandbox) === undefined ? [] : [{ do: 'move', from: sandbox, to: aside } as const]),
-    { do: 'move', from: fresh, to: sandbox },
+    ...inPlace(host, fresh, sandbox, stamp),
+    ...(shelf === undefined ? [] : inPlace(host, shelf.fresh, shelf.path, stamp)),
     { do: 'file', path: SETTINGS_FILE, text: settings, ...file },
   ];
+}
+
+function inPlace(host: Host, fresh: string, path: string, stamp: string): Step[] {
+  return [
+    ...(host.entry(path) === undefined
+      ? []
+      : [{ do: 'move', from: path, to: asideOf(path, stamp) } as const]),
+    { do: 'move', from: fresh, to: path },
+  ];
+}
+
+/** Where a restore puts what was there. */
+export function asideOf(path: string, stamp: string): string {
+  return `${path}.bak.${stamp}`;
 }

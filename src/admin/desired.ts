@@ -7,7 +7,7 @@ import { logrotateText } from './logs.ts';
 import { readRelease, RELEASES, type Release } from './release.ts';
 import { asEnvironment, completeSettings, mendSettings, newToken, requirements } from './settings.ts';
 import type { Attributes, VenvPlan } from './steps.ts';
-import { makeUnits } from './units.ts';
+import { isElsewhere, makeUnits } from './units.ts';
 import { debianPackage, systemPython, VENV } from './venv.ts';
 
 export const SETTINGS_FILE = '/etc/default/nox-api';
@@ -124,6 +124,9 @@ function directories(config: Config): Directory[] {
     ...[root('/home/nox'), root(HOME)],
     // Set-group-id: what the runs make belongs to the group of both users.
     { path: config.sandbox, mode: 0o2775, ...NOX },
+    ...(isElsewhere(config.workspaces)
+      ? [{ path: config.workspaces, mode: 0o700, owner: 'nox-runner', group: 'nox' }]
+      : []),
     { path: LOGS, mode: 0o2750, ...NOX },
   ];
 }

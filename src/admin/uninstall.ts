@@ -4,7 +4,7 @@ import { LOGS, SETTINGS_FILE } from './desired.ts';
 import { FIREWALL_FILE } from './firewall.ts';
 import { STATE, type Host } from './host.ts';
 import { parseSettings } from './settings.ts';
-import { UNIT_NAMES } from './units.ts';
+import { isElsewhere, UNIT_NAMES } from './units.ts';
 import { SERVICES } from './undo.ts';
 
 const FILES = [
@@ -31,10 +31,19 @@ export function uninstallPlan(
   const units = [...UNIT_NAMES, FIREWALL_UNIT].map((name) => `${SYSTEM}/${name}`);
   const own = ['/opt/nox', STATE, ...units, ...dropIns(host), ...FILES];
   const copies = host.names('/etc/default').filter((name) => name.startsWith('nox-api.bak.'));
-  const data = ['/home/nox', GATEWAY_STATE, SETTINGS_FILE, ...copies.map((name) => `/etc/default/${name}`)];
-  const sandbox = parseSettings(host.text(SETTINGS_FILE) ?? '')['NOX_SANDBOX'] ?? '';
-  // A place of the administrator's, who may have more in it than runs have made.
-  const elsewhere = sandbox === '' || sandbox.startsWith('/home/nox/') ? [] : [sandbox];
+  // With what restores have put aside.
+  const states = host.names('/var/lib').filter((name) => /^nox-runner(\.(bak|restore)\.\d+)?$/.test(name));
+  const data = [
+    ...['/home/nox', GATEWAY_STATE, ...states.map((name) => `/var/lib/${name}`), SETTINGS_FILE],
+    ...copies.map((name) => `/etc/default/${name}`),
+  ];
+  const settings = parseSettings(host.text(SETTINGS_FILE) ?? '');
+  const { NOX_SANDBOX: sandbox = '', NOX_WORKSPACES: workspaces = '' } = settings;
+  // Places of the administrator's, who may have more in them than runs have made.
+  const elsewhere = [
+    ...(sandbox === '' || sandbox.startsWith('/home/nox/') ? [] : [sandbox]),
+    ...(workspaces !== '' && isElsewhere(workspaces) ? [workspaces] : []),
+  ];
   const there = (paths: readonly string[]): string[] =>
     paths.filter((path) => host.entry(path) !== undefined);
   return purge

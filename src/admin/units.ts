@@ -13,6 +13,8 @@ export interface UnitSettings {
   readonly otlpEndpoint: string;
   /** NOX_SANDBOX. */
   readonly sandbox: string;
+  /** NOX_WORKSPACES. */
+  readonly workspaces: string;
   /** NOX_STOP_GRACE, in seconds. */
   readonly stopGraceSeconds: number;
 }
@@ -22,6 +24,8 @@ export type Units = Readonly<Record<(typeof UNIT_NAMES)[number], string>>;
 
 export const UNIT_NAMES = ['nox.slice', 'nox-runner.service', 'nox-api.service'] as const;
 
+/** The runner's StateDirectory=. */
+export const RUNNER_STATE = '/var/lib/nox-runner';
 const PROGRAM = '/opt/nox/current';
 const SETTINGS_FILE = '/etc/default/nox-api';
 /**
@@ -187,6 +191,16 @@ WantedBy=multi-user.target
 `;
 }
 
+/** What the runner writes, but for its StateDirectory=. */
+function writable({ sandbox, workspaces }: UnitSettings): string {
+  return isElsewhere(workspaces) ? `${sandbox} ${workspaces}` : sandbox;
+}
+
+/** Whether a directory of workspaces is a place of the administrator's. */
+export function isElsewhere(workspaces: string): boolean {
+  return !workspaces.startsWith(`${RUNNER_STATE}/`);
+}
+
 function runner(settings: UnitSettings): string {
   return `# Nox's runner: makes the sandboxes. It trusts nobody, has no token, no network and no privilege.
 [Unit]
@@ -226,11 +240,11 @@ LimitNOFILE=65536:524288
 LimitMEMLOCK=infinity
 
 ProtectSystem=strict
-# Of all homes it sees the workspace alone. In systemd 252 the empty ones can be written: what is there is its own
+# Of all homes it sees the workspaces alone. In systemd 252 the empty ones can be written: what is there is its own
 # memory, and gone with it.
 ProtectHome=tmpfs
-BindPaths=${settings.sandbox}
-ReadWritePaths=${settings.sandbox}
+BindPaths=${writable(settings)}
+ReadWritePaths=${writable(settings)}
 NoNewPrivileges=true
 PrivateTmp=true
 PrivateNetwork=yes

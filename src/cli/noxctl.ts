@@ -10,7 +10,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseConfig, type Config } from '../config.ts';
 import { applyStep } from '../admin/apply.ts';
-import { backup, restorePlan, unpack } from '../admin/backup.ts';
+import { asideOf, backup, restorePlan, unpack } from '../admin/backup.ts';
 import { desire, SETTINGS_FILE } from '../admin/desired.ts';
 import { Host } from '../admin/host.ts';
 import { interrupted } from '../admin/journal.ts';
@@ -120,18 +120,18 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     run: async ({ host }) => ((await status(host, say)) ? 0 : 3),
   },
   backup: {
-    help: 'FILE: settings, token and workspace, for root alone',
+    help: 'FILE: settings, token and workspaces, for root alone',
     locks: true,
     takesFile: true,
     run: ({ host, words }) => {
       const file = fileOf(words);
       backup(host, file, installedVersion(host), new Date());
-      say(`saved settings, token and workspace in ${file}`);
+      say(`saved settings, token and workspaces in ${file}`);
       return 0;
     },
   },
   restore: {
-    help: 'FILE: put settings and workspace of a backup in place',
+    help: 'FILE: put settings and workspaces of a backup in place',
     locks: true,
     takesFile: true,
     run: restoreFrom,
@@ -193,23 +193,25 @@ async function restoreFrom({ host, words, order }: Call): Promise<number> {
   if (host.entry(CURRENT) === undefined) throw new Error('restore: install Nox first: noxctl install');
   const stamp = timestamp(order.now);
   const unpacked = unpack(host, file, stamp);
-  const { manifest, sandbox, fresh } = unpacked;
-  const aside = `${sandbox}.bak.${stamp}`;
+  const { manifest, sandbox, fresh, shelf } = unpacked;
   try {
     await carryOut(
       'restore',
       order,
-      restorePlan(host, unpacked, aside, stamp),
+      restorePlan(host, unpacked, stamp),
       // A later one in the journal: what is undone first.
       () => achieve('repair', { ...order, now: new Date(order.now.getTime() + 1) }),
       false,
     );
   } catch (error) {
-    if (interrupted(host).length === 0) rmSync(fresh, { recursive: true, force: true });
+    if (interrupted(host).length === 0)
+      for (const path of [fresh, ...(shelf === undefined ? [] : [shelf.fresh])])
+        rmSync(path, { recursive: true, force: true });
     throw error;
   }
-  say(`restored settings, token and workspace of ${manifest.made} (${manifest.version})`);
-  say(`what was here is in ${aside} and ${SETTINGS_FILE}.bak.${stamp}`);
+  say(`restored settings, token and workspaces of ${manifest.made} (${manifest.version})`);
+  const asides = [sandbox, ...(shelf === undefined ? [] : [shelf.path])].map((path) => asideOf(path, stamp));
+  say(`what was here is in ${[...asides, `${SETTINGS_FILE}.bak.${stamp}`].join(' and ')}`);
   return 0;
 }
 

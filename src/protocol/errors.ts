@@ -46,7 +46,7 @@ export const ERRORS = {
   workspace_conflict: {
     status: 409,
     retry: true,
-    hint: 'Another run of the workspace keeps removing the file that the code was to run as; try again, or give a `filename` of your own',
+    hint: 'Runs of the workspace, or a call that replaces its files, are in the way: try again; give code a `filename` of its own; delete and restore with `force`, which ends the runs',
   },
   workspace_full: {
     status: 413,

@@ -30,6 +30,7 @@ export function runChecks(config: Config, cgroup: CgroupState): Check[] {
     bwrap(),
     userNamespaces(),
     workspace(config.sandbox),
+    shelf(config),
     interpreter(choosePython(config.python)),
     preload(choosePython(config.python), config.warm),
     runtimes(config.runtimes),
@@ -153,6 +154,26 @@ function workspace(path: string): Check {
       if (!stats.isDirectory()) throw new Error(`${path} is not a directory`);
       program('/usr/bin/test', '-w', path);
       return path;
+    },
+    remedy,
+  );
+}
+
+/** Runs see the sandbox: what is kept of the workspaces must not be in it, nor it among them. */
+function shelf({ sandbox, workspaces }: Config): Check {
+  const uid = String(process.geteuid?.());
+  const remedy = `make ${workspaces} a directory of uid ${uid} alone, apart from NOX_SANDBOX: install -d -m 700 -o ${uid} ${workspaces}; or set NOX_WORKSPACES`;
+  return attempt(
+    'workspaces',
+    () => {
+      const [a, b] = [`${sandbox}/`, `${workspaces}/`];
+      if (a.startsWith(b) || b.startsWith(a))
+        throw new Error(`${workspaces} and ${sandbox} are in one another`);
+      const stats = statSync(workspaces, { throwIfNoEntry: false });
+      if (stats?.isDirectory() !== true) throw new Error(`${workspaces} is no directory`);
+      if (stats.uid !== process.geteuid?.())
+        throw new Error(`${workspaces} belongs to uid ${String(stats.uid)}`);
+      return workspaces;
     },
     remedy,
   );

@@ -144,7 +144,14 @@ class Copy:
             into = os.open(name, DIRECTORY, dir_fd=target)
             self.levels.append((below, into, os.scandir(below), os.fstat(below), path))
         elif stat.S_ISLNK(found.st_mode):
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            try:
+                goal = os.readlink(name, dir_fd=source)
+            except OSError as error:
+                # It is no link any more.
+                if error.errno == errno.EINVAL:
+                    return
+                raise
+            os.symlink(goal, name, dir_fd=target)
             self.take(8)
         elif stat.S_ISFIFO(found.st_mode):
             os.mkfifo(name, stat.S_IMODE(found.st_mode), dir_fd=target)

@@ -239,6 +239,10 @@ describe('settings', () => {
     const cases: [env: Record<string, string>, pattern: RegExp][] = [
       [{ NOX_PYTHON: '/usr/bin/no-python' }, /interpreter: .*\n +remedy: .*NOX_PYTHON/],
       [{ NOX_SANDBOX: '/usr/share/nox-no' }, /workspace: .*\n +remedy: .*NOX_SANDBOX/],
+      [
+        { NOX_WORKSPACES: join(dir, 'sandbox/w') },
+        /workspaces: .*in one another\n +remedy: .*NOX_WORKSPACES/,
+      ],
     ];
     if (process.platform === 'linux' && !(await hasCgroup()))
       cases.push([{ NOX_CGROUP: 'required' }, /cgroup: .*\n +remedy: .*Delegate=yes/]);

@@ -1,8 +1,7 @@
 /** Files and workspaces over HTTP, with gateway and runner apart and in one process. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -190,7 +189,7 @@ for (const split of [true, false])
 
     test('a reader that stops reading holds up nobody else', async () => {
       writeFileSync(join(server.workspace, 'big'), '');
-      execFileSync('truncate', ['-s', '500M', join(server.workspace, 'big')]);
+      truncateSync(join(server.workspace, 'big'), 500 * 2 ** 20);
       const { port, hostname } = new URL(server.url);
       const sockets = [content('big'), `${WS}/archive`].map((path) => {
         const socket = connect(Number(port), hostname);
@@ -288,3 +287,25 @@ for (const split of [true, false])
       await refused(as(runner, 'GET', '/v1/workspaces'), 403, 'forbidden');
     });
   });
+
+test('a gateway that is killed in the middle of an upload leaves the old file, and nothing else', async () => {
+  const server = await startServer({ split: true });
+  try {
+    writeFileSync(join(server.workspace, 'f'), 'old');
+    const { port, hostname } = new URL(server.url);
+    const socket = connect(Number(port), hostname);
+    socket.on('error', () => undefined);
+    socket.write(
+      `PUT ${WS}/files/content?path=f HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${server.token}\r\nContent-Length: 1000000\r\n\r\n`,
+    );
+    socket.write(Buffer.alloc(300_000, 'x'));
+    const unfinished = () => readdirSync(server.workspace).some((name) => name.startsWith('.nox-'));
+    await eventually('the upload has begun', unfinished);
+    server.processes[1]?.kill('SIGKILL');
+    await eventually('it is swept', () => !unfinished());
+    assert.deepEqual(readdirSync(server.workspace), ['f']);
+    assert.equal(readFileSync(join(server.workspace, 'f'), 'utf8'), 'old');
+  } finally {
+    await server.stop();
+  }
+});

@@ -5,7 +5,7 @@ import { makeUnits } from '../../src/admin/units.ts';
 
 const SETTINGS = {
   ...{ bindAddress: '127.0.0.1', metricsAddress: '', otlpEndpoint: '' },
-  ...{ sandbox: '/home/nox/nox/sandbox', stopGraceSeconds: 30 },
+  ...{ sandbox: '/home/nox/nox/sandbox', workspaces: '/var/lib/nox-runner/workspaces', stopGraceSeconds: 30 },
 };
 const gateway = (more: Partial<typeof SETTINGS>): string =>
   makeUnits({ ...SETTINGS, ...more })['nox-api.service'];

@@ -13,6 +13,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -243,7 +244,8 @@ describe('clones and snapshots', () => {
     chmodSync(join(source, 'closed'), 0);
     writeFileSync(Buffer.concat([Buffer.from(`${source}/`), Buffer.from([0xff])]), '');
     writeFileSync(join(source, `.nox-${'0'.repeat(24)}.tmp`), 'unfinished');
-    execFileSync('truncate', ['-s', '50M', join(source, 'sparse')]);
+    writeFileSync(join(source, 'sparse'), '');
+    truncateSync(join(source, 'sparse'), 50 * MIB);
     linkSync(join(source, 'd/f'), join(source, 'hard'));
     await workspaces.clone({ workspace: 'default', owner, id: 'copy' }, never);
     put('default', 'd/f', 'changed');

@@ -382,9 +382,15 @@ async function* nothing(): AsyncGenerator<Uint8Array> {
 /** A line of JSON each becomes an event; a comment now and then shows that both sides are there. */
 async function* serverSentEvents(body: AsyncIterable<Uint8Array>): AsyncGenerator<string> {
   const source = body[Symbol.asyncIterator]();
+  const ask = () => {
+    const next = source.next();
+    // Whoever leaves in between does not hear how it ends.
+    next.catch(() => undefined);
+    return next;
+  };
   let rest = '';
   try {
-    for (let next = source.next(); ;) {
+    for (let next = ask(); ;) {
       const beat = Promise.withResolvers<undefined>();
       const timer = setTimeout(beat.resolve, HEARTBEAT_MS, undefined);
       const came = await Promise.race([next, beat.promise]);
@@ -394,7 +400,7 @@ async function* serverSentEvents(body: AsyncIterable<Uint8Array>): AsyncGenerato
         continue;
       }
       if (came.done === true) return;
-      next = source.next();
+      next = ask();
       const lines = (rest + Buffer.from(came.value).toString()).split('\n');
       rest = lines.pop() ?? '';
       for (const line of lines) {

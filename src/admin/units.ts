@@ -80,7 +80,6 @@ AmbientCapabilities=
 LockPersonality=yes
 ProtectClock=yes
 ProtectKernelLogs=yes
-RestrictSUIDSGID=yes
 RemoveIPC=yes
 KeyringMode=private
 DevicePolicy=closed
@@ -182,6 +181,7 @@ ReadOnlyPaths=/run -/dev/shm
 SystemCallFilter=@system-service
 # By name: code in memory that MemoryDenyWriteExecute= would not see, and ways past this filter or into other processes.
 SystemCallFilter=~@privileged @resources @keyring @aio memfd_create io_uring_setup io_uring_enter io_uring_register process_vm_readv process_vm_writev kcmp userfaultfd
+RestrictSUIDSGID=yes
 # PrivateNetwork= is missing: it serves the network. So is AF_NETLINK: it asks the kernel for no addresses.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 ${network(settings)}
@@ -253,6 +253,8 @@ ProtectKernelTunables=yes
 RestrictRealtime=true
 ${HARDENING}
 PrivateUsers=yes
+# RestrictSUIDSGID= is missing: it answers openat2(2) with ENOSYS, without which bubblewrap 0.12 (Debian 13) makes no
+# sandbox. The filter of each run refuses the modes that it would refuse.
 # ProtectHostname= is missing: it refuses sethostname(2), by which each sandbox gets a name of its own.
 # ProtectControlGroups= is missing: it makes the cgroups of the runs.
 # MemoryDenyWriteExecute= is missing: runs would inherit it, and with it no compiler of theirs (and no Node) would

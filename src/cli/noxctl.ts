@@ -177,7 +177,11 @@ function installedVersion(host: Host): string {
 }
 
 async function validate({ host, order }: Call): Promise<number> {
-  if (host.entry(CURRENT) === undefined && !isUnhardened(host)) {
+  // Each of them: one that is gone is a damage to be found.
+  if (
+    [CURRENT, RELEASES, SETTINGS_FILE].every((path) => host.entry(path) === undefined) &&
+    !isUnhardened(host)
+  ) {
     // Nothing is installed: then it is the machine and this tree that are examined.
     await import('./validate.ts');
     return Number(process.exitCode ?? 0);

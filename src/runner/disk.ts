@@ -6,14 +6,15 @@
  * counts a run can overshoot by what it writes in that time; RLIMIT_FSIZE bounds each file meanwhile.
  */
 import { statfsSync, statSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { runConfined } from './confined.ts';
 import { usageOf } from './trees.ts';
 import { deletedBytes } from './meter.ts';
 
 const TICK_MS = 250;
 const RECOUNT_MS = 5000;
-/** A count that is older than this refuses nobody. */
-const REFRESH_MS = 500;
+/** Between two counts that are made before something is refused. */
+const PAUSE_MS = 500;
 /** Counting may take at most this part of the time. */
 const SHARE = 0.05;
 
@@ -37,10 +38,13 @@ export class DiskWatch {
   readonly #onFault: (error: unknown) => void;
   readonly #runs = new Set<Watched>();
   #used = 0;
+  /** Of it, what was taken since the last count began, which may not have seen it. */
+  #taken = 0;
   #filledAtCount = 0;
   #nextCount = 0;
   #countedAt = 0;
   #counting: Promise<void> | undefined;
+  #waiting: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
 
   /** @param onFault told when the workspace cannot be counted; the runs of that time are then not limited by it */
@@ -59,16 +63,24 @@ export class DiskWatch {
     return this.limit - this.#used;
   }
 
-  /** Takes room for bytes that are about to be written. @returns false where there is none */
-  take(bytes: number): boolean {
+  /**
+   * Takes room for bytes that are about to be written. Nobody is refused for a count that is old: another one is
+   * made first, which takes up to half a second more when others were made lately.
+   *
+   * @returns false where there is none
+   */
+  async take(bytes: number): Promise<boolean> {
+    if (bytes > this.room) await this.#countAgain();
     if (bytes > this.room) return false;
     this.#used += bytes;
+    this.#taken += bytes;
     return true;
   }
 
   /** Gives back what was taken for bytes that were not written after all. */
   giveBack(bytes: number): void {
     this.#used -= bytes;
+    this.#taken -= bytes;
   }
 
   /** Counts now; calls at the same time share one count. */
@@ -98,9 +110,15 @@ export class DiskWatch {
     };
   }
 
-  /** Counts again if an upload might be refused for a count that is old. */
-  async refresh(wanted: number): Promise<void> {
-    if (this.room < wanted && performance.now() - this.#countedAt > REFRESH_MS) await this.count();
+  /** A count that begins after this call; waiting calls share it. */
+  #countAgain(): Promise<void> {
+    this.#waiting ??= (async () => {
+      await this.#counting;
+      await sleep(Math.max(0, this.#countedAt + PAUSE_MS - performance.now()));
+      this.#waiting = undefined;
+      await this.count();
+    })();
+    return this.#waiting;
   }
 
   #tick(): void {
@@ -115,7 +133,8 @@ export class DiskWatch {
     const began = performance.now();
     try {
       const filled = this.#filled();
-      this.#used = (await diskUsage(this.#path)) + this.#deleted();
+      this.#taken = 0;
+      this.#used = (await diskUsage(this.#path)) + this.#deleted() + this.#taken;
       this.#filledAtCount = filled;
     } catch (error) {
       this.#onFault(error);

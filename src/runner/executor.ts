@@ -128,7 +128,6 @@ export class LocalExecutor implements Executor {
     pathNames(path);
     const { workspace, placeholder, disk } = this.#options.context.workspaces.get(DEFAULT_WORKSPACE);
     placeholder.remove();
-    await disk.refresh(this.#options.maxUploadBytes);
     const work = workspace.write(
       path,
       bounded(body, this.#options.maxUploadBytes, AbortSignal.any([signal, this.#closing.signal])),

@@ -181,7 +181,6 @@ export class Files {
     await this.#open(path, ({ walk }) => {
       checkUnpackTarget(path, walk, names);
     });
-    await disk.refresh(this.#maxUploadBytes);
     let staging: Staging | undefined;
     try {
       staging = new Staging(workspace, disk);
@@ -221,7 +220,7 @@ export class Files {
   }
 
   async write(request: Sends['write']['request'], body: Bytes): Promise<Sends['write']['answer']> {
-    const { path, append = false, length } = request;
+    const { path, append = false } = request;
     const names = fileNames(path);
     const { workspace, disk } = this.#state;
     let created = true;
@@ -233,7 +232,6 @@ export class Files {
     await this.#open(path, ({ walk }) => {
       check(thereNow(path, walk, names));
     });
-    await disk.refresh(Math.min(length ?? Infinity, this.#maxUploadBytes));
     const how = { mode: request.mode ?? 'keep', check, exclusive: request.exclusive === true } as const;
     if (append) return this.#append(request, names, body, check);
     const { place, names: placed } = await workspace
@@ -376,8 +374,7 @@ export class Files {
     const fd = withAccess(dir, () => openFile(at(dir, name), 'read'));
     try {
       const { size } = fstatSync(fd);
-      await disk.refresh(size);
-      if (!disk.take(size)) throw noRoom(disk.room, size);
+      if (!(await disk.take(size))) throw noRoom(disk.room, size);
       const flags = constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE;
       await promisify(copyFile)(self(fd), at(root, stem), flags);
     } finally {
@@ -389,8 +386,7 @@ export class Files {
     const { disk, workspace } = this.#state;
     const below = names.join('/');
     const { bytes } = await usageOf(workspace.path, below);
-    await disk.refresh(bytes);
-    if (!disk.take(bytes)) throw noRoom(disk.room, bytes);
+    if (!(await disk.take(bytes))) throw noRoom(disk.room, bytes);
     await copyWithin(workspace.path, below, stem, disk.room + bytes, signal);
     await disk.count();
   }

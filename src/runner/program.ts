@@ -249,7 +249,6 @@ function prefixesOf(path: string): string[] {
 }
 
 async function save({ workspace, disk }: WorkspaceState, { path, data }: File): Promise<string> {
-  await disk.refresh(data.length);
   const { saved } = await workspace.write(path, [data], disk);
   return saved;
 }

@@ -76,13 +76,13 @@ export class Staging {
     }
   }
 
-  directory(name: string): void {
-    const names = this.#count(name);
+  async directory(name: string): Promise<void> {
+    const names = await this.#count(name);
     if (names.length > 0) this.#enter(names, name);
   }
 
   async file(name: string, { mode, mtime }: Facts, body: AsyncIterable<Uint8Array>): Promise<void> {
-    const { dir, last } = this.#placeOf(name);
+    const { dir, last } = await this.#placeOf(name);
     let fd: number;
     try {
       fd = openSync(at(dir, last), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
@@ -91,7 +91,7 @@ export class Staging {
     }
     try {
       for await (const piece of body) {
-        this.#take(piece.length);
+        await this.#take(piece.length);
         for (let done = 0; done < piece.length;) done += (await write(fd, piece, done)).bytesWritten;
       }
       fchmodSync(fd, (mode & 0o777) | 0o600);
@@ -102,8 +102,8 @@ export class Staging {
   }
 
   /** One that leads out of the archive is refused, as it would lead nowhere good in any workspace. */
-  link(name: string, target: string): void {
-    const { dir, last, names } = this.#placeOf(name);
+  async link(name: string, target: string): Promise<void> {
+    const { dir, last, names } = await this.#placeOf(name);
     if (target === '' || target.includes('\0') || target.length > PATH_MAX)
       throw hostile(`${shown(name)}: a link to ${shown(target)}`);
     let depth = names.length - 1;
@@ -122,11 +122,11 @@ export class Staging {
   }
 
   /** To a file that has come before. */
-  hardLink(name: string, target: string): void {
-    const { dir, last } = this.#placeOf(name);
+  async hardLink(name: string, target: string): Promise<void> {
+    const { dir, last } = await this.#placeOf(name);
     const own = openDirectory(at(dir, '.'));
     try {
-      const source = this.#placeOf(target);
+      const source = await this.#placeOf(target);
       if (statEntry(source.dir, source.last)?.isFile() !== true)
         throw hostile(
           `${shown(name)}: a hard link to ${shown(target)}, which is no file of the archive before it`,
@@ -203,18 +203,18 @@ export class Staging {
     }
   }
 
-  #placeOf(name: string): { dir: number; last: string; names: readonly string[] } {
-    const names = this.#count(name);
+  async #placeOf(name: string): Promise<{ dir: number; last: string; names: readonly string[] }> {
+    const names = await this.#count(name);
     const last = names.at(-1);
     if (last === undefined) throw hostile(`${shown(name)}: names no file`);
     return { dir: this.#enter(names.slice(0, -1), name), last, names };
   }
 
   /** Every entry has its price, also one without content. */
-  #count(name: string): string[] {
+  async #count(name: string): Promise<string[]> {
     this.entries += 1;
     if (this.entries > ENTRIES_MAX) throw hostile(`has more than ${String(ENTRIES_MAX)} entries`);
-    this.#take(ENTRY_BYTES);
+    await this.#take(ENTRY_BYTES);
     if (name.startsWith('/')) throw hostile(`${shown(name)}: an absolute name`);
     if (name.includes('\0')) throw hostile(`${shown(name)}: a name with NUL`);
     const names = name.split('/').filter((each) => each !== '' && each !== '.');
@@ -226,8 +226,8 @@ export class Staging {
     return names;
   }
 
-  #take(bytes: number): void {
-    if (!this.#disk.take(bytes))
+  async #take(bytes: number): Promise<void> {
+    if (!(await this.#disk.take(bytes)))
       throw new NoxError(
         'workspace_full',
         `archive: the workspace has room for ${String(Math.max(0, this.#disk.room + this.bytes))} bytes`,

@@ -27,9 +27,9 @@ class Blame {
     }
   }
 
-  own(work: () => void): void {
+  async own(work: () => Promise<void>): Promise<void> {
     try {
-      work();
+      await work();
     } catch (error) {
       this.#own ??= error;
       throw error;
@@ -114,22 +114,10 @@ async function placeTarEntry(
     throw hostile(`${name}: a sparse file, which this reader does not know`);
   const seconds = mtime.getTime() / 1000;
   const facts = { mode, mtime: Number.isFinite(seconds) ? seconds : 0 };
-  const place = (work: () => void) => {
-    blame.own(work);
-  };
   if (type === 'file' || type === 'contiguous-file') await blame.file(staging, name, facts, content);
-  else if (type === 'directory')
-    place(() => {
-      staging.directory(name);
-    });
-  else if (type === 'symlink')
-    place(() => {
-      staging.link(name, target);
-    });
-  else if (type === 'link')
-    place(() => {
-      staging.hardLink(name, target);
-    });
+  else if (type === 'directory') await blame.own(() => staging.directory(name));
+  else if (type === 'symlink') await blame.own(() => staging.link(name, target));
+  else if (type === 'link') await blame.own(() => staging.hardLink(name, target));
   else throw hostile(`${name}: ${type ?? 'an entry of unknown type'}, which is no file, directory or link`);
   if (type !== 'file' && type !== 'contiguous-file' && type !== 'directory' && size > 0)
     throw hostile(`${name}: a ${type} with content`);
@@ -208,9 +196,7 @@ async function placeZipEntry(
   if (![STORED, DEFLATED].includes(entry.compressionMethod))
     throw hostile(`${name}: compressed by method ${String(entry.compressionMethod)}; take deflate or none`);
   if (name.endsWith('/') || kind === DIRECTORY) {
-    blame.own(() => {
-      staging.directory(name);
-    });
+    await blame.own(() => staging.directory(name));
     return;
   }
   if (kind !== 0 && kind !== FILE && kind !== LINK)
@@ -220,9 +206,7 @@ async function placeZipEntry(
     if (entry.uncompressedSize > PATH_MAX) throw hostile(`${name}: a link that is too long`);
     const target: Uint8Array[] = [];
     for await (const piece of content) target.push(piece);
-    blame.own(() => {
-      staging.link(name, Buffer.concat(target).toString('latin1'));
-    });
+    await blame.own(() => staging.link(name, Buffer.concat(target).toString('latin1')));
     return;
   }
   await blame.file(staging, name, facts, content);

@@ -60,7 +60,7 @@ type Body = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 /** Where the bytes of a workspace are taken from, before they are written (disk.ts). */
 export interface Room {
   readonly room: number;
-  take(bytes: number): boolean;
+  take(bytes: number): Promise<boolean>;
   giveBack(bytes: number): void;
 }
 
@@ -312,7 +312,7 @@ async function writeAndSync(path: Buffer, body: Body, room: Room): Promise<numbe
   let bytes = 0;
   try {
     for await (const chunk of body) {
-      if (!room.take(chunk.length)) {
+      if (!(await room.take(chunk.length))) {
         throw new NoxError(
           'workspace_full',
           `The workspace has room for ${Math.max(0, room.room + bytes)} bytes more`,

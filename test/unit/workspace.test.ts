@@ -40,9 +40,9 @@ function roomOf(bytes: number): Room {
       return room;
     },
     take: (wanted) => {
-      if (wanted > room) return false;
-      room -= wanted;
-      return true;
+      const taken = wanted <= room;
+      if (taken) room -= wanted;
+      return Promise.resolve(taken);
     },
     giveBack: (back) => {
       room += back;

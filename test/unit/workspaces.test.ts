@@ -130,11 +130,17 @@ describe('workspaces', () => {
   });
 
   test('a quota is in force at once, and never above that of the server', async () => {
-    await workspaces.create({ owner, id: 'x', quotaBytes: 10 });
-    const { disk } = workspaces.get('x');
-    assert.ok(disk.take(10) && !disk.take(1));
-    workspaces.update({ workspace: 'x', quotaBytes: 11 });
-    assert.ok(disk.take(1));
+    await workspaces.create({ owner, id: 'x', quotaBytes: MIB });
+    const { disk, workspace } = workspaces.get('x');
+    assert.equal(await disk.take(MIB + 1), false);
+    workspaces.update({ workspace: 'x', quotaBytes: MIB + 1 });
+    assert.equal(await disk.take(MIB + 1), true);
+    // What was taken and not written is not held against anybody for longer than the next count.
+    writeFileSync(join(workspace.path, 'file'), new Uint8Array(MIB / 2));
+    assert.equal(await disk.take(MIB / 4), true);
+    assert.equal(await disk.take(MIB / 2), false);
+    rmSync(join(workspace.path, 'file'));
+    assert.equal(await disk.take(MIB), true);
     for (const quotaBytes of [101 * MIB, Number.MAX_SAFE_INTEGER]) {
       assert.throws(() => workspaces.update({ workspace: 'x', quotaBytes }), rejectsWith('invalid_request'));
       await assert.rejects(() => workspaces.create({ owner, quotaBytes }), rejectsWith('invalid_request'));

@@ -15,6 +15,8 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   'make bench': 'is measured on a whole machine',
   'make check': '.ci/run',
   'make help': 'test/unit/docs.test.ts',
+  'make repair': 'is noxctl repair, which this test executes',
+  'make repair-v2': 'is noxctl repair-v2, which this test executes',
   'make deb': 'needs git and the tools of a build machine: test/vm/deb.test.ts',
   'apt-get install ./dist-deb/nox_*.deb': 'test/vm/deb.test.ts',
   'noxctl validate': 'test/vm/deb.test.ts',

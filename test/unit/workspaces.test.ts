@@ -133,12 +133,12 @@ describe('workspaces', () => {
     await workspaces.create({ owner, id: 'x', quotaBytes: MIB });
     const { disk, workspace } = workspaces.get('x');
     assert.equal(await disk.take(MIB + 1), false);
-    workspaces.update({ workspace: 'x', quotaBytes: MIB + 1 });
+    workspaces.update({ workspace: 'x', quotaBytes: 2 * MIB });
     assert.equal(await disk.take(MIB + 1), true);
-    // What was taken and not written is not held against anybody for longer than the next count.
-    writeFileSync(join(workspace.path, 'file'), new Uint8Array(MIB / 2));
-    assert.equal(await disk.take(MIB / 4), true);
-    assert.equal(await disk.take(MIB / 2), false);
+    // What was taken and not written is held against nobody once a count has not found it.
+    assert.equal(await disk.take(MIB), true);
+    writeFileSync(join(workspace.path, 'file'), new Uint8Array(1.5 * MIB));
+    assert.equal(await disk.take(MIB), false);
     rmSync(join(workspace.path, 'file'));
     assert.equal(await disk.take(MIB), true);
     for (const quotaBytes of [101 * MIB, Number.MAX_SAFE_INTEGER]) {

@@ -83,8 +83,9 @@ export async function toWebSocket(reply: FastifyReply): Promise<WebSocket> {
       reject(new NoxError('bad_request', 'It was no handshake that can be answered'));
     });
     // What it refuses beyond that it answers itself.
-    server.once('headers', (headers) => headers.push(`x-request-id: ${reply.request.id}`));
+    const nameRequest = (headers: string[]) => headers.push(`x-request-id: ${reply.request.id}`);
+    server.once('headers', nameRequest);
     server.handleUpgrade(raw, upgrade.socket, upgrade.head, resolve);
-    server.removeAllListeners('headers');
+    server.off('headers', nameRequest);
   });
 }

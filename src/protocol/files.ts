@@ -90,8 +90,6 @@ export const FILE_SEND = {
     exclusive: Type.Optional(Type.Boolean()),
     append: Type.Optional(Type.Boolean()),
     mode: Type.Optional(Type.Integer({ minimum: 0, maximum: 0o777 })),
-    /** Of the body, in bytes, where it is known. */
-    length: Type.Optional(Type.Integer({ minimum: 0 })),
   }),
   unpack: Type.Object({ ...place, format: Format }),
 } as const;

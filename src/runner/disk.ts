@@ -3,10 +3,12 @@
  *
  * Counting files is slow and runs can make a million of them, so it is done rarely: when the file system as a
  * whole has filled by as much as the workspace had left, and every few seconds while runs are alive. Between two
- * counts a run can overshoot by what it writes in that time; RLIMIT_FSIZE bounds each file meanwhile.
+ * counts a run can overshoot by what it writes in that time; RLIMIT_FSIZE bounds each file meanwhile. Runs that end
+ * between two counts are seen by the next, before it begins.
  */
 import { statfsSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { NoxError } from '../protocol/errors.ts';
 import { runConfined } from './confined.ts';
 import { usageOf } from './trees.ts';
 import { deletedBytes } from './meter.ts';
@@ -15,6 +17,8 @@ const TICK_MS = 250;
 const RECOUNT_MS = 5000;
 /** Between two counts that are made before something is refused. */
 const PAUSE_MS = 500;
+/** Beyond its limit and this, or the limit once more, a workspace has no runs: RLIMIT_FSIZE does not see holes filled through a mapping. */
+const EXCESS_BYTES = 256 * 2 ** 20;
 /** Counting may take at most this part of the time. */
 const SHARE = 0.05;
 
@@ -80,7 +84,8 @@ export class DiskWatch {
   /** Gives back what was taken for bytes that were not written after all. */
   giveBack(bytes: number): void {
     this.#used -= bytes;
-    this.#taken -= bytes;
+    // What was taken before the count began is not in it.
+    this.#taken = Math.max(0, this.#taken - bytes);
   }
 
   /** Counts now; calls at the same time share one count. */
@@ -89,6 +94,22 @@ export class DiskWatch {
       this.#counting = undefined;
     });
     return this.#counting;
+  }
+
+  /**
+   * To be called before a run: counts again where others, too short to be watched, may have filled the workspace.
+   *
+   * @returns whether it is full; the run may then free room, and must not take any
+   * @throws NoxError `workspace_full` where so much is beyond the limit that runs must have got around it
+   */
+  async isFull(): Promise<boolean> {
+    if (this.room <= 0 || this.#filled() - this.#filledAtCount > this.room) await this.#countAgain();
+    if (-this.room > Math.max(this.limit, EXCESS_BYTES))
+      throw new NoxError(
+        'workspace_full',
+        `The workspace holds ${String(this.#used)} bytes, and may hold ${String(this.limit)}: no run begins in it before files are deleted (DELETE /v1/workspaces/{id}/files)`,
+      );
+    return this.room <= 0;
   }
 
   /**
@@ -113,8 +134,9 @@ export class DiskWatch {
   /** A count that begins after this call; waiting calls share it. */
   #countAgain(): Promise<void> {
     this.#waiting ??= (async () => {
-      await this.#counting;
       await sleep(Math.max(0, this.#countedAt + PAUSE_MS - performance.now()));
+      // Begun before somebody who waits here may have come.
+      await this.#counting;
       this.#waiting = undefined;
       await this.count();
     })();

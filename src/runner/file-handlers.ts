@@ -14,8 +14,8 @@ interface FileHandlers {
   readonly fetch: Pick<Handlers['fetch'], keyof typeof FILE_FETCH>;
 }
 
-export function fileHandlers(workspaces: Pick<Workspaces, 'get'>, maxUploadBytes: number): FileHandlers {
-  const files = (id: string) => new Files(workspaces.get(id), maxUploadBytes);
+export function fileHandlers(workspaces: Pick<Workspaces, 'get'>): FileHandlers {
+  const files = (id: string) => new Files(workspaces.get(id));
   let watches = 0;
   return {
     ask: {

@@ -66,11 +66,9 @@ export function hiddenIn({ workspace }: WorkspaceState): (name: string) => boole
 /** @throws NoxError `invalid_path`, `file_not_found`, `workspace_conflict` from each, for what stands at its path */
 export class Files {
   readonly #state: WorkspaceState;
-  readonly #maxUploadBytes: number;
 
-  constructor(state: WorkspaceState, maxUploadBytes: number) {
+  constructor(state: WorkspaceState) {
     this.#state = state;
-    this.#maxUploadBytes = maxUploadBytes;
   }
 
   stat({ path }: Ask<'stat'>): Promise<FileInfo> {

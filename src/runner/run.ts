@@ -82,7 +82,9 @@ export async function executeRun(
     stop.abort('workspace');
   });
   try {
-    return await executeIn(place, context, order, stop.signal, sink);
+    const full = await place.disk.isFull();
+    const limits = full ? { ...order.limits, fileBytes: 0 } : order.limits;
+    return await executeIn(place, context, { ...order, limits }, stop.signal, sink);
   } finally {
     leave();
   }
@@ -274,7 +276,9 @@ class Run {
       cpuLimitReached: cpuSeconds > CPU_LIMIT_NEAR * limits.cpuSeconds,
       processLimitHit: final.processLimitHit,
     });
-    const limitName = outcome === 'disk_limit' && this.#cause === undefined ? 'fileBytes' : LIMIT_OF[outcome];
+    // 0: the workspace was full before the run.
+    const byFile = outcome === 'disk_limit' && this.#cause === undefined && limits.fileBytes > 0;
+    const limitName = byFile ? 'fileBytes' : LIMIT_OF[outcome];
     return {
       outcome,
       exitCode: program?.exitCode ?? null,

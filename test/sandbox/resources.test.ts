@@ -1,5 +1,6 @@
 /** Attacks on what the machine has: memory, processors, disk, descriptors, and the output that Nox keeps. */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { put, runPy, runSh, startServer, type RunAnswer, type Server } from '../support/server.ts';
@@ -381,6 +382,48 @@ test('fills a directory of the workspace that nobody may look into', () =>
 
 test('fills the disk with files that it has deleted and holds open', () =>
   assertDiskHeld(fillWorkspace('held = []', `held.append(f); os.unlink(f'fill{n}')`)));
+
+const usedMib = (): number =>
+  Number(
+    execFileSync('du', ['--summarize', '--block-size=1M', server.workspace], { encoding: 'utf8' }).split(
+      '\t',
+    )[0],
+  );
+
+test('fills the workspace by runs that are too short to be watched', async () => {
+  for (let n = 0; n < 10; n += 1)
+    await runPy(server, `with open('short${String(n)}', 'wb') as f: f.write(bytes(30 << 20))`);
+  try {
+    assert.ok(usedMib() < 64 + 2 * 30, `${String(usedMib())} MiB`);
+    const code = `import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL); open('more', 'wb').write(b'x' * 8192)`;
+    const answer = await runPy(server, code);
+    assert.equal(outcome(answer), 'disk_limit');
+    assert.match(answer.body.stderr, /NOX_MAX_WORKSPACE/);
+  } finally {
+    await emptyWorkspace();
+  }
+  assert.equal(await inside(server, `print(open('again', 'w').write('x'))`), '1');
+  await emptyWorkspace();
+});
+
+test('fills the workspace by short runs that write into the holes of files', async () => {
+  await inside(server, `for n in range(20): open(f'hole{n}', 'wb').truncate(40 << 20)`);
+  let refused = 0;
+  for (let n = 0; n < 20; n += 1) {
+    const answer = await runPy(
+      server,
+      `import mmap; f = open('hole${String(n)}', 'r+b'); m = mmap.mmap(f.fileno(), 0); m[:] = b'x' * len(m); m.flush()`,
+    );
+    if (answer.status === 413) refused += 1;
+  }
+  assert.ok(refused > 8, String(refused));
+  assert.ok(usedMib() < 64 + 256 + 2 * 40, `${String(usedMib())} MiB`);
+  const path = `${server.url}/v1/workspaces/default/files?path=`;
+  const headers = { authorization: `Bearer ${server.token}` };
+  for (let n = 0; n < 20; n += 1)
+    assert.equal((await fetch(`${path}hole${String(n)}`, { method: 'DELETE', headers })).status, 204);
+  await emptyWorkspace();
+});
 
 test('fills the workspace by many small files', () =>
   assertDiskHeld(`

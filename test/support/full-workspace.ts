@@ -18,7 +18,7 @@ const workspaces = new Workspaces({
   limitBytes: 2 ** 40,
   onFault: () => undefined,
 });
-const files = new Files(workspaces.get('default'), 2 ** 40);
+const files = new Files(workspaces.get('default'));
 const workspace = 'default';
 const told: Record<string, string> = {};
 const attempt = async (name: string, work: () => Promise<unknown>): Promise<void> => {

@@ -33,7 +33,7 @@ export function makeWorkspace(limitBytes = 100 * MIB): Bench {
   const disk = new Ledger(path, limitBytes, () => undefined);
   const state = new WorkspaceState('default', new Workspace(path, '/shown'), disk);
   return {
-    ...{ outside, path, disk, state, files: new Files(state, 100 * MIB) },
+    ...{ outside, path, disk, state, files: new Files(state) },
     close: () => {
       rmSync(outside, { recursive: true, force: true });
     },

@@ -297,9 +297,8 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
       how: Parameters<typeof executor.send<'write'>>[1],
       signal: AbortSignal,
     ) => {
-      const length = checkLength(request, maxUploadBytes);
-      const sized = length === undefined ? how : { ...how, length };
-      const { created, ...file } = await executor.send('write', sized, rawBody(request), signal);
+      checkLength(request, maxUploadBytes);
+      const { created, ...file } = await executor.send('write', how, rawBody(request), signal);
       return withETag(reply.code(created ? 201 : 200), file);
     };
     done();
@@ -307,15 +306,13 @@ export function fileRoutes(app: FastifyInstance, executor: Executor, maxUploadBy
 }
 
 /** A rough bound that saves the sender an upload that cannot be taken. */
-function checkLength({ headers }: FastifyRequest, maxUploadBytes: number): number | undefined {
-  if (headers['content-length'] === undefined) return undefined;
-  const announced = Number(headers['content-length']);
+function checkLength({ headers }: FastifyRequest, maxUploadBytes: number): void {
+  const announced = Number(headers['content-length'] ?? 0);
   if (announced > maxUploadBytes)
     throw new NoxError(
       'payload_too_large',
       `The body has ${String(announced)} bytes; it may have ${String(maxUploadBytes)}`,
     );
-  return announced;
 }
 
 function ifMatchOf({ headers }: FastifyRequest) {

@@ -79,7 +79,6 @@ const HARDENING = `CapabilityBoundingSet=
 AmbientCapabilities=
 LockPersonality=yes
 ProtectClock=yes
-ProtectKernelLogs=yes
 RemoveIPC=yes
 KeyringMode=private
 DevicePolicy=closed
@@ -181,6 +180,7 @@ ReadOnlyPaths=/run -/dev/shm
 SystemCallFilter=@system-service
 # By name: code in memory that MemoryDenyWriteExecute= would not see, and ways past this filter or into other processes.
 SystemCallFilter=~@privileged @resources @keyring @aio memfd_create io_uring_setup io_uring_enter io_uring_register process_vm_readv process_vm_writev kcmp userfaultfd
+ProtectKernelLogs=yes
 RestrictSUIDSGID=yes
 # PrivateNetwork= is missing: it serves the network. So is AF_NETLINK: it asks the kernel for no addresses.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
@@ -249,7 +249,9 @@ NoNewPrivileges=true
 PrivateTmp=true
 PrivateNetwork=yes
 ProtectKernelModules=yes
-ProtectKernelTunables=yes
+# What ProtectKernelTunables= would do to /sys.
+ReadOnlyPaths=/sys
+ReadWritePaths=/sys/fs/cgroup
 RestrictRealtime=true
 ${HARDENING}
 PrivateUsers=yes
@@ -259,7 +261,9 @@ PrivateUsers=yes
 # ProtectControlGroups= is missing: it makes the cgroups of the runs.
 # MemoryDenyWriteExecute= is missing: runs would inherit it, and with it no compiler of theirs (and no Node) would
 # work. /run_py has a filter of its own for it (NOX_PYTHON_JIT).
-# ProcSubset= is missing: each run has a /proc of its own, which the kernel gives only to who sees all of one.
+# ProcSubset=, ProtectKernelTunables= and ProtectKernelLogs= are missing: each run has a /proc of its own, which the
+# kernel gives only to who sees all of one. bubblewrap 0.8 could look past what the latter two mount there, 0.12 cannot.
+# Both keep root from writing, and the runner is not root, not even of its own user namespace.
 # Those that sandboxes are made of: of the ones that systemd 252 knows, all.
 RestrictNamespaces=user mnt pid ipc uts net cgroup
 # AF_INET and AF_INET6: loopbacks of the runs. AF_NETLINK: bubblewrap brings them up with it.

@@ -120,6 +120,9 @@ class FakeMeter implements Meter {
 /** Counts by itself, so that no bubblewrap is needed; the runs' callbacks are the test's to call. */
 class FakeDisk extends DiskWatch {
   readonly stops = new Set<() => void>();
+  override isFull(): Promise<boolean> {
+    return Promise.resolve(false);
+  }
   override watch(user: DiskUser): () => void {
     const stop = () => {
       user.stop();

@@ -20,7 +20,8 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   'make deb': 'needs git and the tools of a build machine: test/vm/deb.test.ts',
   'apt-get install ./dist-deb/nox_*.deb': 'test/vm/deb.test.ts',
   'noxctl validate': 'test/vm/deb.test.ts',
-  'noxctl install': 'after the package, on a machine that has one: test/vm/packages.test.ts, by its whole path',
+  'noxctl install':
+    'after the package, on a machine that has one: test/vm/packages.test.ts, by its whole path',
   'apt-get purge -y nox': 'test/vm/deb.test.ts',
 };
 /** What a reader puts in the place of a name. */

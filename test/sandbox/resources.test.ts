@@ -345,8 +345,11 @@ except (OSError, ValueError): print('refused')`,
 });
 
 async function emptyWorkspace(): Promise<void> {
-  const { body } = await runSh(server, ['bash', '-c', 'chmod -R u+rwX .; find . -mindepth 1 -delete']);
-  assert.deepEqual(body, { returncode: 0, stdout: '', stderr: '' });
+  const empty = () => runSh(server, ['bash', '-c', 'chmod -R u+rwX .; find . -mindepth 1 -delete']);
+  let answer = await empty();
+  // Sixty thousand files may take a busy machine more than one run.
+  for (let tries = 0; answer.status === 408 && tries < 5; tries += 1) answer = await empty();
+  assert.deepEqual(answer.body, { returncode: 0, stdout: '', stderr: '' });
 }
 
 /** Writes up to 400 MB in files of 16 MB, prepared by `before`, each followed by `after`. */

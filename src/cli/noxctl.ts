@@ -327,7 +327,6 @@ async function main(): Promise<number> {
   if (command.locks && !dryRun) {
     if (process.getuid?.() !== 0) throw new Error(`${name} changes the machine: run it as root (sudo)`);
     if (process.env[LOCKED] === undefined) return startLocked(name);
-    noteHolder(`${name}, process ${String(process.pid)}\n`);
   }
   const host = new Host();
   const order: Order = {
@@ -351,23 +350,19 @@ function sourceFor(host: Host, name: string): string {
   return others.find((tree) => readRelease(tree).id === id) ?? installed;
 }
 
-/** Only for whoever finds the lock taken; a full disk must not keep a command from its work. */
-function noteHolder(text: string): void {
-  try {
-    writeFileSync(LOCK, text);
-  } catch {
-    // Then the lock does not say whose it is.
-  }
-}
+/**
+ * Says whose the lock is, for whoever finds it taken, before anything slow; exec keeps the process. A full disk must
+ * not keep a command from its work.
+ */
+const NOTE_HOLDER = `(echo "$1, process $$" >"$0") 2>/dev/null; shift; exec "$@"`;
 
 /** @returns the exit code of this program, started again with the lock held */
 function startLocked(name: string): number {
   if (!existsSync(LOCK)) writeFileSync(LOCK, '', { mode: 0o600 });
-  const held = readFileSync(LOCK, 'utf8').trim();
   const words = [
     '--nonblock',
     `--conflict-exit-code=${String(BUSY)}`,
-    LOCK,
+    ...[LOCK, 'sh', '-c', NOTE_HOLDER, LOCK, name],
     process.execPath,
     ...process.argv.slice(1),
   ];
@@ -376,6 +371,7 @@ function startLocked(name: string): number {
     env: { ...process.env, [LOCKED]: '1' },
   });
   if (code === BUSY) {
+    const held = readFileSync(LOCK, 'utf8').trim();
     process.stderr.write(`nox: ${name}: another command is at work (${held}); wait for its end\n`);
   }
   return code ?? (signal === null ? 1 : 128);

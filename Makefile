@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 NODE := node_modules/.bin/node
 # A small young generation: a buffer is freed with the object that owns it, and of these there are few (docs/decisions/0007).
-NODE_FLAGS := --max-semi-space-size=1
+NODE_FLAGS := --max-semi-space-size=2 --heap-growing-percent=100
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 
 # Debian packages: what runs need; what the tests use on top (the real clients, compilers and libraries).

@@ -53,7 +53,7 @@ function command(...argv: readonly string[]): string {
   return ['/usr/bin/perl', `${PROGRAM}/deploy/notify.pl`, ...argv].join(' ');
 }
 
-const NODE = [`${PROGRAM}/bin/node`, '--max-semi-space-size=1'] as const;
+const NODE = [`${PROGRAM}/bin/node`, '--max-semi-space-size=2', '--heap-growing-percent=100'] as const;
 
 /** What both services have: how they start, end, and come back. */
 function lifecycle({ stopGraceSeconds }: UnitSettings): string {

@@ -1,6 +1,9 @@
 /**
  * Frames of the unix socket: a 32-bit big-endian length of the payload, one byte of type, the payload.
+ *
+ * Frames of data are a stream: where one begins and ends means nothing, and their bytes are copied on neither side.
  */
+import type { Writable } from 'node:stream';
 
 /** Data is sent in pieces of at most this size, and no other frame of the server is as large. */
 export const PIECE = 1024 * 1024;
@@ -30,6 +33,7 @@ export interface Frame {
 
 const HEADER = 5;
 const TYPES = new Set<number>(Object.values(FRAME));
+const DATA = new Set<number>([FRAME.data, FRAME.stdout, FRAME.stderr, FRAME.compile]);
 
 export class FrameError extends Error {
   override readonly name = 'FrameError';
@@ -38,17 +42,43 @@ export class FrameError extends Error {
 export function encodeFrame(type: FrameType, payload: Uint8Array | string): Buffer {
   const data = typeof payload === 'string' ? Buffer.from(payload) : payload;
   const frame = Buffer.allocUnsafe(HEADER + data.length);
-  frame.writeUInt32BE(data.length, 0);
-  frame[4] = type;
+  writeHeader(frame, type, data.length);
   frame.set(data, HEADER);
   return frame;
 }
 
-/** Cuts a stream of bytes into frames; holds at most one unfinished frame. */
+/**
+ * Writes frames of data, without a copy: the bytes must not change until they have been sent.
+ *
+ * @returns false when the socket wants to be waited for
+ */
+export function writeData(socket: Writable, type: FrameType, data: Uint8Array): boolean {
+  let more = true;
+  socket.cork();
+  for (let at = 0; at < data.length; at += PIECE) {
+    const piece = data.subarray(at, at + PIECE);
+    const header = Buffer.allocUnsafe(HEADER);
+    writeHeader(header, type, piece.length);
+    socket.write(header);
+    more = socket.write(piece);
+  }
+  socket.uncork();
+  return more;
+}
+
+function writeHeader(frame: Buffer, type: FrameType, length: number): void {
+  frame.writeUInt32BE(length, 0);
+  frame[4] = type;
+}
+
+/** Cuts a stream of bytes into frames. Holds at most one that is unfinished; those of data it hands on as they come. */
 export class FrameDecoder {
   readonly #maxPayload: number;
   #chunks: Buffer[] = [];
   #buffered = 0;
+  /** The frame of data that has begun, and how much of it is still to come. */
+  #data: FrameType = FRAME.data;
+  #left = 0;
 
   /** @param maxPayload the largest payload that is taken; a longer one is refused when its header is seen */
   constructor(maxPayload: number) {
@@ -59,12 +89,27 @@ export class FrameDecoder {
   *push(chunk: Buffer): Generator<Frame> {
     if (chunk.length > 0) this.#chunks.push(chunk);
     this.#buffered += chunk.length;
-    while (this.#buffered >= HEADER) {
+    for (;;) {
+      const [first] = this.#chunks;
+      if (this.#left > 0 && first !== undefined) {
+        const payload = first.subarray(0, this.#left);
+        this.#drop(payload.length);
+        this.#left -= payload.length;
+        yield { type: this.#data, payload };
+        continue;
+      }
+      if (this.#buffered < HEADER) return;
       const header = this.#peek(HEADER);
       const length = header.readUInt32BE(0);
       const type = header[4] ?? 0;
       if (!TYPES.has(type)) throw new FrameError(`unknown frame type ${String(type)}`);
       if (length > this.#maxPayload) throw new FrameError(`a frame of ${String(length)} bytes is too long`);
+      if (DATA.has(type) && length > 0) {
+        this.#drop(HEADER);
+        this.#data = type as FrameType;
+        this.#left = length;
+        continue;
+      }
       if (this.#buffered < HEADER + length) return;
       const whole = this.#peek(HEADER + length);
       this.#drop(HEADER + length);
@@ -74,7 +119,7 @@ export class FrameDecoder {
 
   /** Whether the stream may end here. */
   get empty(): boolean {
-    return this.#buffered === 0;
+    return this.#buffered === 0 && this.#left === 0;
   }
 
   /** The first `size` bytes in one piece; joins chunks only as far as needed, so that a long frame is copied once. */

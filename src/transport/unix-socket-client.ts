@@ -14,7 +14,7 @@ import {
 } from '../protocol/messages.ts';
 import type { Fetched } from '../protocol/operations.ts';
 import { FrameReader } from './frame-reader.ts';
-import { encodeFrame, FRAME, PIECE, type Frame, type Op } from './frames.ts';
+import { encodeFrame, FRAME, PIECE, writeData, type Frame, type Op } from './frames.ts';
 
 const HEALTH_TIMEOUT_MS = 1000;
 /** In this time a runner that was told to end a run has ended it. */
@@ -185,7 +185,7 @@ async function sendBody(
   socket.write(call);
   for await (const chunk of body) {
     if (socket.destroyed || signal.aborted) return;
-    if (!socket.write(encodeFrame(FRAME.data, chunk))) await drained(socket);
+    if (!writeData(socket, FRAME.data, chunk)) await drained(socket);
   }
   socket.write(encodeFrame(FRAME.dataEnd, ''));
 }

@@ -7,7 +7,7 @@ import type { Executor } from '../protocol/executor.ts';
 import type { PutRequest, RunEvent, RunInput, RunRequest } from '../protocol/messages.ts';
 import type { Asks, Fetches, Sends } from '../protocol/operations.ts';
 import { FrameReader } from './frame-reader.ts';
-import { encodeFrame, FRAME, FrameError, OPS, PIECE, type Frame, type Op } from './frames.ts';
+import { encodeFrame, FRAME, FrameError, OPS, writeData, type Frame, type Op } from './frames.ts';
 
 /** How long a refused client may go on before it is cut off. */
 const LINGER_MS = 5000;
@@ -161,16 +161,21 @@ function letGo(socket: Socket): void {
   socket.removeAllListeners('data').resume();
 }
 
+/** Output of this size is sent by itself: to copy it together with other frames would cost more than to send it. */
+const LARGE = 16 * 1024;
+
 /** What comes together is sent together: for a short run that is all of it. */
 async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: AbortSignal): Promise<void> {
   let frames: Buffer[] = [];
+  let bytes = 0;
   let timer: NodeJS.Immediate | undefined;
   const flush = () => {
     clearImmediate(timer);
     timer = undefined;
     const data = frames.length === 1 && frames[0] !== undefined ? frames[0] : Buffer.concat(frames);
     frames = [];
-    return data.length === 0 || socket.destroyed || socket.write(data);
+    bytes = 0;
+    if (data.length > 0 && !socket.destroyed) socket.write(data);
   };
   try {
     for await (const event of events) {
@@ -184,10 +189,13 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
         flush();
         continue;
       }
-      for (let at = 0; at < event.data.length; at += PIECE)
-        frames.push(encodeFrame(FRAME[event.stream], event.data.subarray(at, at + PIECE)));
-      if (frames.reduce((sum, frame) => sum + frame.length, 0) < PIECE) timer ??= setImmediate(flush);
-      else if (!flush()) await once(socket, 'drain', { signal: gone });
+      if (event.data.length < LARGE) {
+        frames.push(encodeFrame(FRAME[event.stream], event.data));
+        bytes += event.data.length;
+        timer ??= setImmediate(flush);
+      }
+      if (event.data.length >= LARGE || bytes >= LARGE) flush();
+      if (event.data.length >= LARGE && !socket.destroyed) writeData(socket, FRAME[event.stream], event.data);
       if (socket.writableNeedDrain) await once(socket, 'drain', { signal: gone });
     }
   } finally {
@@ -197,11 +205,8 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
 
 async function sendData(body: AsyncIterable<Uint8Array>, socket: Socket, gone: AbortSignal): Promise<void> {
   for await (const data of body) {
-    for (let at = 0; at < data.length; at += PIECE) {
-      if (socket.destroyed) return;
-      if (!socket.write(encodeFrame(FRAME.data, data.subarray(at, at + PIECE))))
-        await once(socket, 'drain', { signal: gone });
-    }
+    if (socket.destroyed) return;
+    if (!writeData(socket, FRAME.data, data)) await once(socket, 'drain', { signal: gone });
   }
 }
 

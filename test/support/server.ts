@@ -30,7 +30,7 @@ export const TOKEN = 'test-token-0123456789';
 /** The id that a server started as root takes on (NOX_RUN_UID's default). */
 export const RUN_UID = process.getuid?.() === 0 ? 60_600 : (process.getuid?.() ?? 0);
 /** As in the Makefile. */
-const NODE_FLAGS = ['--max-semi-space-size=1'];
+const NODE_FLAGS = ['--max-semi-space-size=2', '--heap-growing-percent=100'];
 const START_TIMEOUT_MS = 30_000;
 
 const dist = (name: string): string => fileURLToPath(new URL(`../../dist/${name}`, import.meta.url));

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { PassThrough } from 'node:stream';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import {
@@ -8,6 +10,8 @@ import {
   FrameError,
   type Frame,
   type FrameType,
+  PIECE,
+  writeData,
 } from '../../src/transport/frames.ts';
 
 const TYPES = Object.values(FRAME);
@@ -28,8 +32,19 @@ function cut(stream: Buffer, places: readonly number[]): Buffer[] {
   return sorted.slice(1).map((end, index) => stream.subarray(sorted[index], end));
 }
 
-/** Copies: a decoder may hand out views of what it was given. */
-const plain = ({ type, payload }: { type: FrameType; payload: Uint8Array }) => [type, Buffer.from(payload)];
+/** Frames of data are a stream: how it is cut means nothing. */
+const DATA: readonly FrameType[] = [FRAME.data, FRAME.stdout, FRAME.stderr, FRAME.compile];
+
+/** Frames, those of data that follow each other joined. Copies: a decoder may hand out views of what it was given. */
+function plain(all: readonly { type: FrameType; payload: Uint8Array }[]): [FrameType, Buffer][] {
+  const joined: [FrameType, Buffer][] = [];
+  for (const { type, payload } of all) {
+    const last = joined.at(-1);
+    if (last?.[0] === type && DATA.includes(type)) last[1] = Buffer.concat([last[1], payload]);
+    else joined.push([type, Buffer.from(payload)]);
+  }
+  return joined;
+}
 
 function decode(decoder: FrameDecoder, chunks: readonly Buffer[]): Frame[] {
   return chunks.flatMap((chunk) => [...decoder.push(chunk)]);
@@ -42,7 +57,7 @@ describe('FrameDecoder', () => {
         const stream = Buffer.concat(sent.map(({ type, payload }) => encodeFrame(type, payload)));
         const chunks = cut(stream, places).filter((chunk) => chunk.length > 0);
         const decoder = new FrameDecoder(MAX);
-        assert.deepEqual(decode(decoder, chunks).map(plain), sent.map(plain));
+        assert.deepEqual(plain(decode(decoder, chunks)), plain(sent));
         assert.ok(decoder.empty);
       }),
       { numRuns: 1000 },
@@ -58,7 +73,7 @@ describe('FrameDecoder', () => {
           decoder,
           [...stream].map((byte) => Buffer.of(byte)),
         );
-        assert.deepEqual(got.map(plain), sent.map(plain));
+        assert.deepEqual(plain(got), plain(sent));
       }),
       { numRuns: 100 },
     );
@@ -72,7 +87,7 @@ describe('FrameDecoder', () => {
           ...Array.from({ length: blanks }, () => Buffer.alloc(0)),
           chunk,
         ]);
-        assert.deepEqual(decode(new FrameDecoder(MAX), chunks).map(plain), sent.map(plain));
+        assert.deepEqual(plain(decode(new FrameDecoder(MAX), chunks)), plain(sent));
       }),
     );
   });
@@ -90,6 +105,35 @@ describe('FrameDecoder', () => {
         }
       }),
     );
+  });
+
+  test('data is handed on as it comes, another frame only whole', () => {
+    for (const type of DATA) {
+      const stream = Buffer.concat([encodeFrame(type, 'abc'), encodeFrame(FRAME.answer, '{}')]);
+      const decoder = new FrameDecoder(MAX);
+      const steps = [
+        stream.subarray(0, 6),
+        stream.subarray(6, 9),
+        stream.subarray(9, 14),
+        stream.subarray(14),
+      ];
+      const got = steps.map((chunk) => decode(decoder, [chunk]).map(({ payload }) => payload.toString()));
+      assert.deepEqual(got, [['a'], ['bc'], [], ['{}']]);
+    }
+  });
+
+  test('data that is written comes out as it went in, of any length', async () => {
+    for (const length of [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7]) {
+      const data = randomBytes(length);
+      const pipe = new PassThrough({ highWaterMark: 2 ** 24 });
+      assert.ok(writeData(pipe, FRAME.stderr, data));
+      pipe.end();
+      const decoder = new FrameDecoder(PIECE);
+      const got = decode(decoder, (await pipe.toArray()) as Buffer[]);
+      assert.ok(got.every(({ type }) => type === FRAME.stderr));
+      assert.deepEqual(Buffer.concat(got.map(({ payload }) => payload)), data);
+      assert.ok(decoder.empty);
+    }
   });
 
   test('a payload of the greatest length is taken, one byte more is not', () => {

@@ -19,7 +19,7 @@ import {
   linesOf,
   OutputEncoder,
   outputOf,
-  withId,
+  type Line,
 } from '../../src/gateway/runs/events.ts';
 import { FileLog, MemoryLog, PlaceError, type EventLog } from '../../src/gateway/runs/log.ts';
 import { Spool } from '../../src/gateway/runs/spool.ts';
@@ -59,8 +59,9 @@ describe('output as events', () => {
         ];
         const back: Record<StreamName, Buffer[]> = { stdout: [], stderr: [], compile: [] };
         for (const line of lines) {
-          assert.equal(line.indexOf(10), line.length - 1);
-          const output = outputOf(withId(line, 7));
+          const whole = line(7);
+          assert.equal(whole.indexOf(10), whole.length - 1);
+          const output = outputOf(whole);
           assert.ok(output !== undefined);
           back[output.stream].push(output.data);
         }
@@ -81,29 +82,59 @@ describe('output as events', () => {
         (text, step) => {
           const encoder = new OutputEncoder();
           const data = Buffer.from(text);
-          const lines: Buffer[] = [];
+          const lines: Line[] = [];
           for (let at = 0; at < data.length; at += step)
             lines.push(...encoder.encode('stdout', data.subarray(at, at + step)));
           lines.push(...encoder.end());
-          for (const line of lines) assert.match(line.toString(), /"text":/);
+          for (const line of lines) assert.match(line(0).toString(), /"text":/);
         },
       ),
+    );
+  });
+
+  test('long text of every kind of character is what JSON says it is', () => {
+    const unit = fc.constantFrom(
+      'a',
+      '"',
+      '\\',
+      '\n',
+      '\u0000',
+      '\u007f',
+      'é',
+      '\u2028',
+      '\ufeff',
+      '好',
+      '🎉',
+    );
+    fc.assert(
+      fc.property(fc.array(unit, { minLength: 1, maxLength: 9 }), fc.nat(40_000), (units, length) => {
+        const text = units.join('').repeat(1 + length / units.length);
+        const lines = [...new OutputEncoder().encode('stderr', Buffer.from(text))].map((make) =>
+          make(3).toString(),
+        );
+        const events = lines.map((each) => JSON.parse(each) as { id: number; stream: string; text: string });
+        assert.equal(events.map((each) => each.text).join(''), text);
+        for (const [index, { id, stream, text: part }] of events.entries()) {
+          assert.deepEqual([id, stream], [3, 'stderr']);
+          assert.equal(lines[index], `${JSON.stringify({ id, type: 'output', stream, text: part })}\n`);
+        }
+      }),
     );
   });
 
   test('a long piece becomes several events of at most 64 KiB', () => {
     const lines = [...new OutputEncoder().encode('stdout', Buffer.alloc(200_000, 'é'))];
     assert.equal(lines.length, 4);
-    for (const line of lines) assert.ok((outputOf(line)?.data.length ?? Infinity) <= 65_536);
+    for (const line of lines) assert.ok((outputOf(line(0))?.data.length ?? Infinity) <= 65_536);
   });
 
   test('id and type of a line are read back; what is none is refused', () => {
-    assert.deepEqual(headOf(withId(eventLine({ type: 'end', run: {} }), 12)), { id: 12, type: 'end' });
+    assert.deepEqual(headOf(eventLine({ type: 'end', run: {} })(12)), { id: 12, type: 'end' });
     assert.throws(() => headOf(Buffer.from('{"type":"end"}\n')), /not an event/);
   });
 });
 
-const line = (text: string): Buffer => eventLine({ type: 'output', stream: 'stdout', text });
+const line = (text: string): Line => eventLine({ type: 'output', stream: 'stdout', text });
 const idsIn = (pieces: readonly Buffer[]): number[] =>
   pieces.flatMap((piece) => [...linesOf(piece)].map((each) => headOf(each).id));
 
@@ -264,7 +295,7 @@ describe('FileLog', () => {
   test('a line that a crash has cut is none: reading ends before it', async () => {
     for (const garbage of ['{"id":', `{"id":30,"type":"output","text":"${'x'.repeat(600_000)}`]) {
       const path = newPath();
-      writeFileSync(path, withId(line('whole'), 0));
+      writeFileSync(path, line('whole')(0));
       appendFileSync(path, garbage);
       const log = await FileLog.open(path);
       assert.deepEqual(idsIn(await readAll(log)), [0]);
@@ -288,7 +319,7 @@ describe('Spool', () => {
     const spool = new Spool(state, limits);
     mkdirSync(join(state, 'runs'), { recursive: true });
     const path = join(state, 'runs', 'run_a.ndjson');
-    const first = withId(line('x'), 0);
+    const first = line('x')(0);
     writeFileSync(path, Buffer.concat([first, Buffer.from('{"id":')]));
     await spool.complete('run_a', { id: 'run_a' });
     await spool.complete('run_a', { id: 'again' });

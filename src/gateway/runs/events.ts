@@ -6,19 +6,26 @@
  *   {"id":26,"type":"output","stream":"stdout|stderr|compile","text":"…"}   or "base64":"…"
  *   {"id":…,"type":"end","run":{…}}
  *
- * An id is the place of the line in the log, in bytes. Here lines are made without: the log puts it in.
+ * An id is the place of the line in the log, in bytes; a `Line` is made when the log knows it.
  */
 import { isUtf8 } from 'node:buffer';
 import type { StreamName } from '../../protocol/messages.ts';
 
 /** Longer output is cut into several events: a reader of lines needs a bound. */
 const PIECE = 64 * 1024;
+/** Of output so much at a time becomes a string: short ones die young, and are cheap. A multiple of 3, for base64. */
+const SLICE = 8190;
+/** Room for the longest line: in JSON a control character takes six bytes. */
+const scratch = Buffer.allocUnsafeSlow(6 * PIECE + 256);
+
+/** Makes an event with its id. What it is made of must not change until then. */
+export type Line = (id: number) => Buffer;
 
 /** Makes output events; keeps back the start of a character that is not whole yet (at most three bytes a stream). */
 export class OutputEncoder {
   readonly #rest = new Map<StreamName, Buffer>();
 
-  *encode(stream: StreamName, data: Uint8Array): Generator<Buffer> {
+  *encode(stream: StreamName, data: Uint8Array): Generator<Line> {
     const rest = this.#rest.get(stream);
     const all =
       rest === undefined
@@ -38,26 +45,48 @@ export class OutputEncoder {
   }
 
   /** What was kept back. */
-  *end(): Generator<Buffer> {
+  *end(): Generator<Line> {
     for (const [stream, rest] of this.#rest) yield outputLine(stream, rest);
     this.#rest.clear();
   }
 }
 
-function outputLine(stream: StreamName, data: Buffer): Buffer {
-  const member = isUtf8(data)
-    ? `"text":${JSON.stringify(data.toString('utf8'))}`
-    : `"base64":"${data.toString('base64')}"`;
-  return Buffer.from(`{"type":"output","stream":"${stream}",${member}}\n`);
+function outputLine(stream: StreamName, data: Buffer): Line {
+  return (id) => {
+    const text = isUtf8(data);
+    const member = text ? 'text' : 'base64';
+    let at = scratch.write(`{"id":${String(id)},"type":"output","stream":"${stream}","${member}":"`);
+    at = text ? writeText(data, at) : writeBase64(data, at);
+    at += scratch.write('"}\n', at);
+    return Buffer.from(scratch.subarray(0, at));
+  };
 }
 
-export function eventLine(event: { readonly type: string } & Record<string, unknown>): Buffer {
-  return Buffer.from(`${JSON.stringify(event)}\n`);
+/** @returns where it ends in the scratch */
+function writeText(data: Buffer, from: number): number {
+  let at = from;
+  for (let start = 0; start < data.length;) {
+    let end = Math.min(start + SLICE, data.length);
+    end -= unfinished(data.subarray(start, end));
+    // Its first quotation mark falls on the byte before, which is put back; the next slice overwrites its last.
+    const before = scratch[at - 1] ?? 0;
+    const written = scratch.write(JSON.stringify(data.toString('utf8', start, end)), at - 1);
+    scratch[at - 1] = before;
+    at += written - 2;
+    start = end;
+  }
+  return at;
 }
 
-/** @param line without an id */
-export function withId(line: Buffer, id: number): Buffer {
-  return Buffer.concat([Buffer.from(`{"id":${String(id)},`), line.subarray(1)]);
+function writeBase64(data: Buffer, from: number): number {
+  let at = from;
+  for (let start = 0; start < data.length; start += SLICE)
+    at += scratch.write(data.toString('base64', start, Math.min(start + SLICE, data.length)), at);
+  return at;
+}
+
+export function eventLine(event: { readonly type: string } & Record<string, unknown>): Line {
+  return (id) => Buffer.from(`{"id":${String(id)},${JSON.stringify(event).slice(1)}\n`);
 }
 
 const HEAD = /^\{"id":(\d+),"type":"([a-z]+)"/;

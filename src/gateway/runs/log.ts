@@ -7,13 +7,13 @@
  * disk, whole, up to its bound; the run never waits, and what is beyond the bound is counted and left out.
  */
 import { open, type FileHandle } from 'node:fs/promises';
-import { headOf, withId } from './events.ts';
+import { headOf, type Line } from './events.ts';
 
 export interface EventLog {
   /** Something was left out: it was too much, or the disk was full. */
   readonly truncated: boolean;
-  /** Takes a whole line (events.ts), and gives it its id. */
-  append(line: Buffer): void;
+  /** Takes a line, and gives it its id. */
+  append(line: Line): void;
   /** Resolves when there is room for more. */
   room(signal: AbortSignal): Promise<void>;
   /** Nothing comes any more; readers end when they have read all. */
@@ -54,6 +54,8 @@ class Change {
   }
 }
 
+/** Short lines are handed to a reader together. */
+const GATHERED_BYTES = 32 * 1024;
 /** Bytes that wait for a reader before the run is held up, and bytes kept for one that comes back. */
 const AHEAD_BYTES = 1024 * 1024;
 const KEPT_BYTES = 1024 * 1024;
@@ -62,8 +64,8 @@ export class MemoryLog implements EventLog {
   readonly truncated = false;
   readonly #change = new Change();
   #lines: Buffer[] = [];
-  /** Place of the first line that is held, and of the end. */
-  #start = 0;
+  /** Where each of them begins. */
+  #places: number[] = [];
   #end = 0;
   /** How far the furthest reader has come. */
   #read = 0;
@@ -74,9 +76,15 @@ export class MemoryLog implements EventLog {
     return this.#end - this.#start;
   }
 
-  append(line: Buffer): void {
-    const whole = withId(line, this.#end);
+  /** Place of the first line that is held. */
+  get #start(): number {
+    return this.#places[0] ?? this.#end;
+  }
+
+  append(line: Line): void {
+    const whole = line(this.#end);
     this.#lines.push(whole);
+    this.#places.push(this.#end);
     this.#end += whole.length;
     this.#change.tell();
   }
@@ -99,8 +107,8 @@ export class MemoryLog implements EventLog {
     let at = from;
     while (!signal.aborted) {
       if (at < this.#end) {
-        const lines = Buffer.concat(this.#lines.slice(this.#find(at)));
-        at = this.#end;
+        const lines = this.#gather(this.#find(at));
+        at += lines.length;
         yield lines;
         this.#read = Math.max(this.#read, at);
         this.#forget();
@@ -108,6 +116,18 @@ export class MemoryLog implements EventLog {
       } else if (this.#closed) return;
       else await this.#change.wait(signal);
     }
+  }
+
+  /** One line, and short ones after it. */
+  #gather(from: number): Buffer {
+    let to = from;
+    let bytes = 0;
+    do {
+      bytes += this.#lines[to]?.length ?? 0;
+      to += 1;
+    } while (bytes + (this.#lines[to]?.length ?? Infinity) <= GATHERED_BYTES);
+    const [first, ...others] = this.#lines.slice(from, to);
+    return first !== undefined && others.length === 0 ? first : Buffer.concat(this.#lines.slice(from, to));
   }
 
   #whole(): number {
@@ -125,12 +145,14 @@ export class MemoryLog implements EventLog {
 
   /** @returns the index of the line that begins at a place, or of the next one that comes */
   #find(place: number): number {
-    // From the end: a reader that follows is there.
-    let at = this.#end;
-    for (let index = this.#lines.length; at >= place; index -= 1) {
-      if (at === place) return index;
-      at -= this.#lines[index - 1]?.length ?? Infinity;
+    let from = 0;
+    let to = this.#places.length;
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if ((this.#places[middle] ?? 0) < place) from = middle + 1;
+      else to = middle;
     }
+    if ((this.#places[from] ?? this.#end) === place) return from;
     throw new PlaceError(
       place < this.#start
         ? `event ${String(place)} is not held any more; the first that is has the id ${String(this.#start)}`
@@ -140,12 +162,9 @@ export class MemoryLog implements EventLog {
 
   #forget(): void {
     let drop = 0;
-    for (const line of this.#lines) {
-      if (this.#start + line.length > this.#read - KEPT_BYTES) break;
-      this.#start += line.length;
-      drop += 1;
-    }
+    while ((this.#places[drop + 1] ?? this.#end) <= this.#read - KEPT_BYTES) drop += 1;
     this.#lines.splice(0, drop);
+    this.#places.splice(0, drop);
   }
 }
 
@@ -194,15 +213,15 @@ export class FileLog implements EventLog {
     return this.#truncated;
   }
 
-  append(line: Buffer): void {
+  append(line: Line): void {
     this.#writing = this.#writing.then(async () => {
       await this.#write(line);
       this.#change.tell();
     });
   }
 
-  async #write(line: Buffer): Promise<void> {
-    const whole = withId(line, this.#written);
+  async #write(line: Line): Promise<void> {
+    const whole = line(this.#written);
     // How it ended is always told.
     const { type } = headOf(whole);
     if (type === 'output' && (this.#truncated || this.#written + whole.length > this.#limit)) {

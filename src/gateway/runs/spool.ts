@@ -8,7 +8,7 @@ import { mkdirSync } from 'node:fs';
 import { open, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { NoxError } from '../../protocol/errors.ts';
-import { eventLine, headOf, withId } from './events.ts';
+import { eventLine, headOf } from './events.ts';
 import { FileLog } from './log.ts';
 
 const RUN_FILE = /^(run_[0-9a-z]+)\.ndjson$/;
@@ -63,7 +63,7 @@ export class Spool {
       const last = whole.subarray(whole.lastIndexOf(NEWLINE, -2) + 1);
       if (last.length > 0 && headOf(last).type === 'end') return;
       await file.truncate(from + whole.length);
-      const end = withId(eventLine({ type: 'end', run: view }), from + whole.length);
+      const end = eventLine({ type: 'end', run: view })(from + whole.length);
       await file.write(end, 0, end.length, from + whole.length);
     } finally {
       await file.close();

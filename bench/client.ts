@@ -11,17 +11,27 @@ export interface Reply {
   readonly ms: number;
 }
 
-/** A request as it goes over the wire, for a connection that is kept. */
-export function wireRequest(server: Server, path: string, body: unknown): string {
-  const text = JSON.stringify(body);
-  const head = [
-    `POST ${path} HTTP/1.1`,
-    `Host: ${new URL(server.url).host}`,
-    `Authorization: Bearer ${server.token}`,
-    'Content-Type: application/json',
-    `Content-Length: ${String(Buffer.byteLength(text))}`,
-  ];
-  return `${head.join('\r\n')}\r\n\r\n${text}`;
+/**
+ * A request as it goes over the wire, for a connection that is kept.
+ *
+ * @param body undefined: a GET
+ */
+export function wireRequest(
+  server: Server,
+  path: string,
+  body?: unknown,
+  headers: Readonly<Record<string, string>> = {},
+): string {
+  const text = body === undefined ? '' : JSON.stringify(body);
+  const ofBody = { 'Content-Type': 'application/json', 'Content-Length': String(Buffer.byteLength(text)) };
+  const all = {
+    Host: new URL(server.url).host,
+    Authorization: `Bearer ${server.token}`,
+    ...headers,
+    ...(body === undefined ? {} : ofBody),
+  };
+  const head = Object.entries(all).map(([name, value]) => `${name}: ${value}`);
+  return `${[`${body === undefined ? 'GET' : 'POST'} ${path} HTTP/1.1`, ...head].join('\r\n')}\r\n\r\n${text}`;
 }
 
 /** A connection that is kept, for one request at a time, whose answers have a length. */

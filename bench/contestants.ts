@@ -25,7 +25,9 @@ interface Asked {
   readonly host: string;
   readonly port: number;
   readonly request: string;
-  readonly expect: string;
+  readonly expect: string | RegExp;
+  /** When the clock stops; at the end without it. */
+  readonly until?: string;
 }
 export type Contestant = Started | Asked;
 
@@ -74,10 +76,25 @@ function withoutInit(args: readonly string[]): string[] {
 
 export const started = (argv: readonly string[], expect: string): Started => ({ argv, env: ENV, expect });
 
-export function asked(server: Server, path: string, body: unknown, answer: unknown): Asked {
+function placeOf(server: Server): { host: string; port: number } {
   const { hostname: host, port } = new URL(server.url);
+  return { host, port: Number(port) };
+}
+
+/** @param answer to be given as JSON, or what an answer is to match */
+export function asked(server: Server, path: string, body: unknown, answer: unknown): Asked {
   const request = wireRequest(server, path, body);
-  return { host, port: Number(port), request, expect: JSON.stringify(answer) };
+  return { ...placeOf(server), request, expect: answer instanceof RegExp ? answer : JSON.stringify(answer) };
+}
+
+export function got(server: Server, path: string, expect: RegExp): Asked {
+  return { ...placeOf(server), request: wireRequest(server, path), expect };
+}
+
+/** The answer is a stream of lines; the clock stops when `until` has come. */
+export function streamed(server: Server, path: string, body: unknown, until: string, expect: RegExp): Asked {
+  const request = wireRequest(server, path, body, { Accept: 'application/x-ndjson' });
+  return { ...placeOf(server), request, expect, until };
 }
 
 interface Timed {
@@ -119,7 +136,9 @@ export class Starter {
   /** @returns milliseconds, or what was answered instead of what was expected */
   async time(name: string): Promise<number | { readonly wrong: string }> {
     const { began, ended, said } = await this.run(name);
-    return said === this.#contestants[name]?.expect ? ended - began : { wrong: `${name}: ${said}` };
+    const expect = this.#contestants[name]?.expect ?? '';
+    const right = typeof expect === 'string' ? said === expect : expect.test(said);
+    return right && ended > 0 ? ended - began : { wrong: `${name}: ${said}` };
   }
 
   async close(): Promise<void> {

@@ -18,13 +18,19 @@ import { measureMemory } from './memory.ts';
 import { renderPromises, renderTable, type Section } from './report.ts';
 import { Guard } from './servers.ts';
 import { measureSoak } from './soak.ts';
+import { measureTransfer } from './transfer.ts';
+import { measureApi, measureBatch, measureHistory } from './v1.ts';
 import { measureWorkspaces } from './workspaces.ts';
 
 const DEFAULT_SECTIONS = [
   'latency',
   'packages',
+  'api',
+  'history',
+  'batch',
   'load',
   'burst',
+  'transfer',
   'idle',
   'breakdown',
   'workspaces',
@@ -55,15 +61,20 @@ interface Size {
   readonly alone: number;
   readonly settle: boolean;
   readonly upload: number;
+  readonly history: number;
+  readonly turns: number;
+  readonly transfer: number;
   readonly forms: readonly ('one process' | 'warm')[];
 }
 const QUICK: Size = {
   ...{ rounds: 30, packages: 6, windows: 1, seconds: 0.5, bursts: 2, more: [], marks: 40 },
   ...{ workspaces: 15, alone: 40, settle: false, upload: 100e6, forms: ['warm'] },
+  ...{ history: 5000, turns: 1, transfer: 200e6 },
 };
 const FULL: Size = {
   ...{ rounds: 300, packages: 300, windows: 4, seconds: 3, bursts: 5, more: [200], marks: 300 },
   ...{ workspaces: 200, alone: 150, settle: true, upload: 500e6, forms: ['one process', 'warm'] },
+  ...{ history: 100_000, turns: 3, transfer: 1e9 },
 };
 const size: Size = values.quick === true ? QUICK : FULL;
 const runs = Number(values.runs ?? 100_000);
@@ -101,9 +112,13 @@ const reference = await makeReference();
 try {
   await measure('latency', () => measureLatency(size.rounds, reference, guard));
   await measure('packages', () => measurePackages(size.packages, guard));
+  await measure('api', () => measureApi(size.rounds, guard));
+  await measure('history', () => measureHistory(size.rounds, size.history, guard));
+  await measure('batch', () => measureBatch(size.turns, reference, guard));
   await measure('load', () => measureLoad(size.windows, size.seconds, guard));
   await measure('burst', () => measureBursts(size.bursts, size.rounds, size.more, guard));
   await guard.stopServers();
+  await measure('transfer', () => measureTransfer(size.transfer, size.turns, guard));
   await measure('idle', () => measureIdle(guard));
   await measure('breakdown', () => measureBreakdown(size.marks, guard));
   await measure('workspaces', () => measureWorkspaces(size, guard));

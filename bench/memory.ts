@@ -127,7 +127,7 @@ async function uploaded(server: Server, bytes: number): Promise<number | { wrong
 }
 
 /** To be asked for while the processes live; the kernel keeps the peak. */
-function peakOf(server: Server): Peak {
+export function peakOf(server: Server): Peak {
   const field = (name: string) =>
     server.processes.map((child) => kib(`/proc/${String(child.pid)}/status`, name));
   const rss = field('VmHWM');

@@ -3,8 +3,9 @@
 A Node process of some size is a slow and uneven spawner and clock; this one is small, starts children by
 posix_spawn (no copy of page tables), blocks until the answer is there, and is the same for every contestant.
 
-First line of stdin: {"uid": N, "contestants": {name: {"argv", "env"} or {"host", "port", "request"}}}. Then a name a
-line; each is answered by a line {"began", "ended", "said"}: nanoseconds of CLOCK_MONOTONIC, and what was answered.
+First line of stdin: {"uid": N, "contestants": {name: {"argv", "env"} or {"host", "port", "request", "until"?}}}. Then a
+name a line; each is answered by a line {"began", "ended", "said"}: nanoseconds of CLOCK_MONOTONIC, and what was
+answered. With "until" the clock stops when this text has come; the answer is read to its end all the same.
 """
 import json
 import os
@@ -40,6 +41,8 @@ def ask(contestant):
         connection = contestant['connection'] = socket.create_connection(address, ANSWER_TIMEOUT)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         contestant['bytes'] = contestant['request'].encode()
+    until = contestant.get('until', '').encode()
+    ended = None
     began = time.monotonic_ns()
     connection.sendall(contestant['bytes'])
     answer = b''
@@ -48,8 +51,11 @@ def ask(contestant):
         if not data:
             raise OSError('the server closed the connection')
         answer += data
-    ended = time.monotonic_ns()
-    return began, ended, answer.split(b'\r\n\r\n', 1)[1].decode()
+        if ended is None and until and until in answer:
+            ended = time.monotonic_ns()
+    if not until:
+        ended = time.monotonic_ns()
+    return began, ended or 0, answer.split(b'\r\n\r\n', 1)[1].decode()
 
 
 def whole(answer):
@@ -60,6 +66,8 @@ def whole(answer):
         name, _, value = line.partition(b':')
         if name.lower() == b'content-length':
             return len(body) >= int(value)
+        if name.lower() == b'transfer-encoding':
+            return body.endswith(b'\r\n0\r\n\r\n')
     raise OSError('an answer without a length: ' + head.decode())
 
 

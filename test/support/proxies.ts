@@ -30,7 +30,7 @@ export interface ProxySetup {
   readonly edit?: (text: string) => string;
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
@@ -118,7 +118,7 @@ async function startCaddy(dir: string, text: string): Promise<Started> {
   return startChild(program, ['run', ...args], env);
 }
 
-async function startNginx(dir: string, text: string): Promise<Started> {
+export async function startNginx(dir: string, text: string): Promise<Started> {
   await mkdir(join(dir, 'conf.d'));
   await mkdir(join(dir, 'tmp'));
   const test = text.replace(/listen \[::\].*\n/g, '').replace(/listen (\d+)/g, 'listen 127.0.0.1:$1');

@@ -34,7 +34,7 @@ interface Printed {
 
 const ANY = '…';
 /** So much is for a machine that does other things as well. */
-const DEADLINE_MS = 300_000;
+const DEADLINE_SECONDS = 600;
 
 /** @throws Error for a block that is neither a command nor an answer, and for an answer without a command above it */
 export function examplesOf(markdown: string): Example[] {
@@ -93,7 +93,7 @@ function textDifference(printed: string, expected: string): string | undefined {
 
 function valueDifference(actual: unknown, expected: unknown, place: string): string | undefined {
   if (expected === ANY) return undefined;
-  const differs = `${place} is ${String(JSON.stringify(actual))}, not ${JSON.stringify(expected)}`;
+  const differs = `${place} is ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`;
   if (typeof expected === 'string')
     return typeof actual === 'string' && new RegExp(`^${pattern(expected)}$`, 's').test(actual)
       ? undefined
@@ -116,10 +116,11 @@ function valueDifference(actual: unknown, expected: unknown, place: string): str
 const pattern = (text: string): string =>
   text.replaceAll(/[\\^$.*+?()[\]{}|]/g, '\\$&').replaceAll(ANY, '.*');
 
-/** Runs the examples one after another in one `bash -eu`, as someone does who types them. */
+/** Runs the examples one after another in one `bash -eu` in an empty directory, as someone does who types them. */
 export async function execute(
   examples: readonly Example[],
   env: Readonly<Record<string, string>>,
+  deadlineSeconds = DEADLINE_SECONDS,
 ): Promise<Printed> {
   const dir = await mkdtemp(join(tmpdir(), 'nox-examples-'));
   try {
@@ -127,12 +128,12 @@ export async function execute(
     const outputOf = (index: number) => join(dir, `output-${index}`);
     const script = examples.map(({ command }, index) => `exec >${outputOf(index)} 2>&1\n${command}\n`);
     await writeFile(join(dir, 'script'), script.join(''));
-    const shell = spawn('bash', ['-eu', join(dir, 'script')], {
+    // It ends what the shell has started as well.
+    const deadline = ['--signal=KILL', String(deadlineSeconds)];
+    const shell = spawn('timeout', [...deadline, 'bash', '-eu', join(dir, 'script')], {
       cwd: home,
       env: { PATH: process.env['PATH'] ?? '', LANG: 'C.UTF-8', HOME: home, ...env },
       stdio: 'ignore',
-      timeout: DEADLINE_MS,
-      killSignal: 'SIGKILL',
     });
     const [code, signal] = (await once(shell, 'exit')) as [number | null, NodeJS.Signals | null];
     const outputs: string[] = [];

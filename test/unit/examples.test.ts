@@ -114,6 +114,12 @@ describe('execution', () => {
     assert.match((await faults(fenced('sh', 'echo "'), fenced('sh', ':')))[0] ?? '', /it ends with \d+\n/);
   });
 
+  test('one that does not end', async () => {
+    const examples = examplesOf(page(fenced('sh', 'sleep 600 & wait')));
+    const found = faultsOf(examples, await execute(examples, {}, 1));
+    assert.match(found[0] ?? '', /^line 8: it ends with SIGKILL\n/);
+  });
+
   test('a shell that ends early, as if all were well', async () => {
     const found = await faults(fenced('sh', 'exit 0'), fenced('sh', 'echo x'), fenced('text', 'x'));
     assert.equal(found.length, 1);

@@ -172,16 +172,26 @@ describe('the writer', () => {
 
   test('kill -9 within its writes, again and again, with rotations: every end verifies, and what was anchored stays', async () => {
     const writer = fileURLToPath(new URL('../support/audit-writer.ts', import.meta.url));
+    const size = () =>
+      stat(path).then(
+        (stats) => stats.size,
+        () => 0,
+      );
+    // By more than the writer's own first line: on a busy machine it may be killed before it has written any.
+    const grown = (from: number) =>
+      until('more is written', async () => (await size()) > from + 10_000 || undefined);
     let anchored = 0;
     for (let round = 0; round < 8; round += 1) {
       const child = spawn(process.execPath, [writer, path, String(round * 1_000_000)], {
         stdio: ['ignore', 'pipe', 'inherit'],
       });
       await once(child.stdout, 'data');
+      await grown(await size());
       await sleep(20 + 37 * round);
       if (round % 3 === 1) {
         for (const old of [2, 1]) await rename(`${path}.${old}`, `${path}.${old + 1}`).catch(() => undefined);
         await rename(path, `${path}.1`);
+        await grown(0);
       }
       await sleep(30);
       const ended = once(child, 'exit');

@@ -137,7 +137,7 @@ for (const split of [false, true]) {
         [entry?.['outcome'], entry?.['status'], entry?.['what']],
         ['failed', 101, { command: 'bash' }],
       );
-      assert.match(server.log(), /"route":"\/v1\/terminal","status":101/);
+      await eventually('logged', () => /"route":"\/v1\/terminal","status":101/.test(server.log()));
     });
 
     test('every runtime, in scratch and named workspaces', async () => {

@@ -427,17 +427,29 @@ test('fills the workspace by short runs that write into the holes of files', asy
   await emptyWorkspace();
 });
 
-test('fills the workspace by many small files', () =>
-  assertDiskHeld(`
-import os, time
+test('fills the workspace by many small files', async () => {
+  const code = (round: number) => `
+import os, signal, time
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 n = 0
 end = time.time() + 9
 while time.time() < end and n < 60000:
     n += 1
-    if n % 1000 == 1: os.mkdir(f'd{n // 1000}')
-    with open(f'd{(n - 1) // 1000}/{n}', 'wb') as f: f.write(b'x')
-time.sleep(max(0, end - time.time()))
-print('kept')`));
+    if n % 1000 == 1: os.mkdir(f'${String(round)}-{n // 1000}')
+    with open(f'${String(round)}-{(n - 1) // 1000}/{n}', 'wb') as f: f.write(b'x')
+time.sleep(max(0, end - time.time()))`;
+  try {
+    // A busy machine may need several runs to write as much, or to count it: what is there is counted before the next.
+    let answer = await runPy(server, code(0));
+    for (let round = 1; round < 6 && outcome(answer) === 'ok'; round += 1)
+      answer = await runPy(server, code(round));
+    assert.equal(outcome(answer), 'disk_limit', JSON.stringify(answer.body));
+    assert.match(answer.body.stderr, /NOX_MAX_WORKSPACE/);
+  } finally {
+    await emptyWorkspace();
+  }
+  await assertHealthy(server);
+});
 
 test('writes a file beyond its size, also as a hole', async () => {
   const answer = await runPy(

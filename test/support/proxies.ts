@@ -2,9 +2,10 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { connect, createServer, type AddressInfo } from 'node:net';
+import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connect } from 'node:tls';
 import { proxyText } from '../../src/admin/proxy.ts';
 import type { Config } from '../../src/config.ts';
 import { exec, tool, toolEnvironment, until } from './tools.ts';
@@ -81,12 +82,15 @@ export async function startProxy(setup: ProxySetup): Promise<Proxy> {
   }
 }
 
+/** Whether it has its certificate too: caddy listens before it has made one. */
 function answers(port: number): Promise<true | undefined> {
   return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1');
-    socket.on('connect', () => resolve(true));
+    const socket = connect({ port, host: '127.0.0.1', servername: HOST, rejectUnauthorized: false });
+    socket.on('secureConnect', () => {
+      resolve(true);
+      socket.destroy();
+    });
     socket.on('error', () => resolve(undefined));
-    socket.on('connect', () => socket.destroy());
   });
 }
 

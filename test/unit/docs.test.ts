@@ -75,6 +75,19 @@ test('links between the documents lead somewhere', () => {
   }
 });
 
+test('links within docs/api.md lead to a heading', () => {
+  const text = read('docs/api.md');
+  const anchors = [...text.matchAll(/^##+ (.*)$/gm)].map(([, heading = '']) =>
+    heading
+      .toLowerCase()
+      .replaceAll(/[^a-z0-9 _-]/g, '')
+      .replaceAll(' ', '-'),
+  );
+  const links = [...text.matchAll(/\]\(#([^)]+)\)/g)].map(([, anchor = '']) => anchor);
+  assert(links.length > 10);
+  for (const link of links) assert(anchors.includes(link), link);
+});
+
 test('every make target that README.md names exists', () => {
   const targets = new Set([...read('Makefile').matchAll(/^([a-z-]+):/gm)].map((match) => match[1]));
   const named = [...read('README.md').matchAll(/(?:`|^|\$ )make ([a-z-]+)/gm)].map((match) => match[1]);

@@ -24,13 +24,14 @@ import { onEnding, traffic } from './ending.ts';
 import type { Metrics } from './metrics.ts';
 import type { Principal } from './principal.ts';
 import { Quota } from './quota.ts';
-import { keepRoutes } from './route.ts';
+import { keepRoutes, methodsAt } from './route.ts';
 import { documentRoutes } from './routes/documents.ts';
 import { healthRoute } from './routes/health.ts';
 import { metricsRoute } from './routes/metrics.ts';
 import { putRoute } from './routes/put.ts';
 import { runRoutes } from './routes/run.ts';
 import { batchRoute } from './routes/v1-batch.ts';
+import { contentRoutes } from './routes/v1-content.ts';
 import { fileRoutes } from './routes/v1-files.ts';
 import { terminalRoute } from './routes/v1-terminal.ts';
 import { v1RunRoutes } from './routes/v1-runs.ts';
@@ -90,8 +91,6 @@ const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 const QUIET: ReadonlySet<string> = new Set(['/health', '/metrics']);
 /** Routes without a token: they tell nothing that the source does not. */
 const OPEN = new Set<string | undefined>(['/health', '/openapi.json', '/docs']);
-
-const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 export async function buildGateway(options: GatewayOptions): Promise<FastifyInstance> {
   const { log, audit, store, metrics, tracer, limits } = options;
@@ -197,7 +196,7 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   );
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0] ?? '';
-    const allowed = METHODS.filter((method) => app.hasRoute({ method, url: path }));
+    const allowed = methodsAt(app, path);
     if (allowed.length === 0)
       return sendError(new NoxError('not_found', `No call ${request.method} ${path}`), reply);
     void reply.header('allow', allowed.join(', '));
@@ -243,7 +242,8 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
   }
   v1RunRoutes(app, { executor, book, store, quota, cpuSeconds: limits.cpuSeconds, targets });
   workspaceRoutes(app, executor);
-  fileRoutes(app, executor, options.maxUploadBytes);
+  fileRoutes(app, executor);
+  contentRoutes(app, executor, options.maxUploadBytes);
   return app;
 }
 
@@ -286,8 +286,9 @@ function sendError(error: NoxError, reply: FastifyReply): FastifyReply {
   if (error.retryAfter !== undefined) void reply.header('retry-after', String(error.retryAfter));
   if (!reply.request.raw.complete) linger(reply);
   // What was to be sent when it failed.
-  for (const name of ['content-length', 'content-range', 'content-disposition', 'etag', 'last-modified'])
+  for (const name of ['content-length', 'content-disposition', 'etag', 'last-modified'])
     void reply.removeHeader(name);
+  if (error.code !== 'range_not_satisfiable') void reply.removeHeader('content-range');
   void reply.type('application/json; charset=utf-8');
   return reply
     .code(status)

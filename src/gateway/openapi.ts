@@ -6,7 +6,7 @@
  */
 import type { TObject, TSchema } from 'typebox';
 import { ERRORS, type ErrorCode, type ErrorRow } from '../protocol/errors.ts';
-import type { AnswerHeader, RouteInfo } from './route.ts';
+import type { AnswerHeader, RouteInfo, StreamMedia } from './route.ts';
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -43,7 +43,7 @@ interface MediaType {
   readonly 'x-nox-event'?: Json;
   readonly examples?: Readonly<Record<string, { readonly value: unknown }>>;
 }
-export type Method = Lowercase<RouteInfo['method']>;
+export type Method = Lowercase<RouteInfo['method']> | 'head';
 export interface OpenApi {
   readonly openapi: '3.1.0';
   readonly info: { readonly title: string; readonly version: string; readonly description: string };
@@ -66,7 +66,7 @@ export const ERRORS_OF_NO_ROUTE: readonly ErrorCode[] = [
   'request_timeout',
 ];
 
-const DESCRIPTION = `Runs other people’s code on one Linux machine. Bodies are JSON, whatever their \`Content-Type\` says, where an operation names no other. Each error has a stable \`code\`; the codes of an operation are in its \`x-nox-errors\`, and any request can get ${ERRORS_OF_NO_ROUTE.map((code) => `\`${code}\``).join(', ')} besides.`;
+const DESCRIPTION = `Runs other people’s code on one Linux machine. Bodies are JSON, whatever their \`Content-Type\` says, where an operation names no other. Each error has a stable \`code\`; the codes of an operation are in its \`x-nox-errors\`, and any request can get ${ERRORS_OF_NO_ROUTE.map((code) => `\`${code}\``).join(', ')} besides. \`HEAD\` is answered wherever \`GET\` is: its status and headers, no body. What a path does not take is \`method_not_allowed\`, and \`Allow\` names what it takes.`;
 
 const text = { type: 'string' };
 const count = { type: 'integer', minimum: 0 };
@@ -88,7 +88,7 @@ const HEADERS: Readonly<Record<HeaderName, Json>> = {
   etag: { description: 'Of this state; for `If-Match` and `If-None-Match`', schema: text },
   'last-modified': { description: 'When it was changed last', schema: text },
   'accept-ranges': { description: '`bytes`: parts can be asked for', schema: text },
-  'content-range': { description: 'Which part this is', schema: text },
+  'content-range': { description: 'Which part this is; with 416 how much there is', schema: text },
   'cache-control': { description: 'Whether it may be kept', schema: text },
   'content-disposition': { description: 'The name of a file to save it as', schema: text },
 };
@@ -112,7 +112,9 @@ export function buildOpenApi(routes: readonly RouteInfo[], version: string): Ope
   const paths: Record<string, Partial<Record<Method, Operation>>> = {};
   for (const route of routes) {
     const methods = (paths[pathOf(route.url)] ??= {});
-    methods[route.method.toLowerCase() as Method] = operation(route, components);
+    const own = operation(route, components);
+    methods[route.method.toLowerCase() as Method] = own;
+    if (route.head === true) methods.head = headOf(own);
   }
   return {
     openapi: '3.1.0',
@@ -149,6 +151,29 @@ function operation(route: RouteInfo, components: Components): Operation {
     responses: answersOf(route, operationId, components),
   };
 }
+
+/** Nothing of a GET that is about parts of its body (RFC 9110, section 14.2), and no body. */
+function headOf(get: Operation): Operation {
+  const { parameters = [], responses, operationId } = get;
+  const kept = Object.entries(responses).filter(([status]) => !PARTS.statuses.includes(Number(status)));
+  return {
+    ...get,
+    operationId: operationId.replace(/^get/, 'head'),
+    summary: 'The headers of the same, without the body',
+    'x-nox-errors': get['x-nox-errors'].filter((code) => !PARTS.statuses.includes(ERRORS[code].status)),
+    ...(parameters.length === 0
+      ? {}
+      : { parameters: parameters.filter(({ name }) => !PARTS.headers.includes(name)) }),
+    responses: Object.fromEntries(
+      kept.map(([status, { description, headers }]) => [status, { description, headers }]),
+    ),
+  };
+}
+
+const PARTS: { readonly statuses: readonly number[]; readonly headers: readonly string[] } = {
+  statuses: [206, 416],
+  headers: ['range', 'if-range'],
+};
 
 function bodyOf(
   { body, upload, examples }: RouteInfo,
@@ -206,7 +231,7 @@ function answersOf(route: RouteInfo, operationId: string, components: Components
   const answers: Record<string, Answer> = {};
   const statuses = Object.keys(route.answers).map(Number);
   for (const status of statuses) {
-    const own = status < 400 ? (route.answerHeaders ?? []) : outcomeHeader(route);
+    const own = status < 400 ? successHeaders(route, status) : outcomeHeader(route);
     const content = contentOf(route, status, `${capital(operationId)}Answer`, components, statuses);
     answers[status] = {
       description: REASONS[status] ?? 'Success',
@@ -218,16 +243,27 @@ function answersOf(route: RouteInfo, operationId: string, components: Components
     const schema = { $ref: '#/components/schemas/Error', properties: { code: { enum: codes } } };
     const retry = codes.some((code) => ERRORS[code].retry) ? (['retry-after'] as const) : [];
     const asks = status === 401 ? (['www-authenticate'] as const) : [];
+    const size =
+      status === 416 && route.answerHeaders?.includes('content-range') === true
+        ? (['content-range'] as const)
+        : [];
     const usual = answers[status]?.content?.['application/json']?.schema;
     answers[status] = {
       description: codes.map((code) => `\`${code}\`: ${ERRORS[code].hint}.`).join('\n\n'),
-      headers: headersOf([...EVERY_ANSWER, ...retry, ...asks, ...outcomeHeader(route)]),
+      headers: headersOf([...EVERY_ANSWER, ...retry, ...asks, ...size, ...outcomeHeader(route)]),
       content: {
         'application/json': { schema: usual === undefined ? schema : { anyOf: [usual, schema] } },
       },
     };
   }
   return answers;
+}
+
+function successHeaders({ answerHeaders = [] }: RouteInfo, status: number): readonly AnswerHeader[] {
+  const whole = status === 206 ? [] : ['content-range'];
+  // What the client has already is not described again.
+  const known = status === 304 ? ['content-disposition', 'last-modified', 'accept-ranges'] : [];
+  return answerHeaders.filter((name) => ![...whole, ...known].includes(name));
 }
 
 /** A run that broke is named in a header too. */
@@ -246,29 +282,36 @@ const REASONS: Readonly<Record<number, string>> = {
 };
 
 function contentOf(
-  { answers, events }: RouteInfo,
+  { answers, events, streams = STREAM_MEDIA }: RouteInfo,
   status: number,
   name: string,
   components: Components,
   [first]: readonly number[],
 ): Content | undefined {
   const schema = plain(answers[status] ?? {});
-  const { contentMediaType } = schema as { contentMediaType?: string };
+  const media = mediaTypesOf(schema);
   const content: Record<string, MediaType> = {};
-  if (contentMediaType !== undefined) content[contentMediaType] = { schema: { type: 'string' } };
-  else if (schema['type'] !== 'null')
+  for (const each of media) content[each] = { schema: { type: 'string' } };
+  if (media.length === 0 && schema['type'] !== 'null')
     content['application/json'] = {
       schema: components.add(schema, status === first ? name : `${name}${status}`),
     };
   if (events !== undefined && status === first) {
     const event = components.add(plain(events), `${name}Event`);
-    for (const [media, description] of Object.entries(STREAMS))
-      content[media] = { schema: { type: 'string', description }, 'x-nox-event': event };
+    for (const each of streams)
+      content[each] = { schema: { type: 'string', description: STREAMS[each] }, 'x-nox-event': event };
   }
   return Object.keys(content).length === 0 ? undefined : content;
 }
 
-const STREAMS = {
+/** Of what is no JSON; one, or a union. */
+function mediaTypesOf(schema: Json): string[] {
+  const { anyOf, contentMediaType } = schema as { anyOf?: readonly Json[]; contentMediaType?: string };
+  return contentMediaType === undefined ? (anyOf ?? []).flatMap(mediaTypesOf) : [contentMediaType];
+}
+
+const STREAM_MEDIA: readonly StreamMedia[] = ['text/event-stream', 'application/x-ndjson'];
+const STREAMS: Readonly<Record<StreamMedia, string>> = {
   'text/event-stream': 'Events; the `data` of each is JSON. Comments keep the connection alive',
   'application/x-ndjson': 'A line of JSON for each event',
 };

@@ -40,10 +40,11 @@ class Html {
 }
 type Part = string | number | Html | readonly Part[];
 
-/** A template in which every value is escaped that is not `Html` itself. */
+/** A template in which every value is escaped that is not `Html` itself; its own indentation is left out. */
 function html(strings: TemplateStringsArray, ...values: readonly Part[]): Html {
+  const texts = strings.map((text) => text.replaceAll(/\n\s+/g, '\n'));
   return new Html(
-    strings.map((text, index) => text + (index < values.length ? of(values[index]) : '')).join(''),
+    texts.map((text, index) => text + (index < values.length ? of(values[index]) : '')).join(''),
   );
 }
 
@@ -68,9 +69,7 @@ export function referencePage(document: OpenApi): string {
         <meta charset="utf-8" />
         <meta name="viewport" content="width=device-width, initial-scale=1" />
         <title>${info.title} ${info.version}: reference</title>
-        <style>
-          ${new Html(STYLE)}
-        </style>
+        ${new Html(`<style>${STYLE}</style>`)}
       </head>
       <body>
         <h1>${info.title} ${info.version}</h1>
@@ -238,7 +237,7 @@ function curl(path: string, method: string, { security, requestBody }: Operation
   );
   const media = Object.keys(requestBody?.content ?? {})[0];
   const lines = [
-    `curl${method === 'get' ? '' : ` -X ${method.toUpperCase()}`} "$NOX${path}"`,
+    `curl${method === 'get' ? '' : method === 'head' ? ' -I' : ` -X ${method.toUpperCase()}`} "$NOX${path}"`,
     ...(security.length === 0 ? [] : ['-H "Authorization: Bearer $TOKEN"']),
   ];
   if (media === 'multipart/form-data') return shell([...lines, '-F f=@FILE']);

@@ -35,8 +35,6 @@ export interface RouteInfo {
   readonly query?: TObject;
   /** Of a JSON body. A missing one is taken as `{}`. */
   readonly body?: TSchema;
-  /** Instead of it: the media type of bytes that the handler takes from the request as they come (rawBodies). */
-  readonly rawBody?: string;
   /** In bytes, where NOX_MAX_BODY is not right. */
   readonly bodyLimit?: number;
   /**
@@ -46,10 +44,17 @@ export interface RouteInfo {
   readonly answers: Readonly<Record<number, TSchema>>;
   /** Those of its own; `addRoute` adds what its other members imply. */
   readonly errors: readonly ErrorCode[];
-  /** One event of the stream that the first answer is where `Accept` asks for one (sse.ts). */
+  /** One event of the stream that the first answer can be. */
   readonly events?: TSchema;
-  /** Of a body that is no JSON: media type → schema. It is for the document: the handler checks it. */
+  /** Media types of that stream; those that `Accept` may ask for (sse.ts), if it does not say. */
+  readonly streams?: readonly StreamMedia[];
+  /**
+   * Instead of a JSON body, one that the handler takes from the request as it comes (rawBodies) and checks itself:
+   * media type → schema, for the document.
+   */
   readonly upload?: Readonly<Record<string, TSchema>>;
+  /** Of a GET that clients ask for without its body: the document has its HEAD too. Fastify answers every HEAD. */
+  readonly head?: true;
   /** Headers of the request that mean something to it; for the document too. */
   readonly headers?: TObject;
   /** Headers of its own that a success can have. */
@@ -57,6 +62,8 @@ export interface RouteInfo {
   /** Name → a JSON body that works as it stands; a test sends each. */
   readonly examples?: Readonly<Record<string, unknown>>;
 }
+
+export type StreamMedia = 'text/event-stream' | 'application/x-ndjson';
 
 /** What answers say beside their bodies; what each means is in openapi.ts. */
 export type AnswerHeader =
@@ -107,6 +114,22 @@ export const PAGE_DEFAULT = 100;
 
 const NOTHING = closed({});
 const EVERY_ROUTE: readonly ErrorCode[] = ['unauthorized', 'bad_request', 'shutting_down', 'internal'];
+
+/** The methods that a path takes, as its routes have them; none: there is no such path. */
+export function methodsAt({ routes }: Pick<FastifyInstance, 'routes'>, path: string): string[] {
+  const names = path.split('/');
+  const isThere = ({ url }: RouteInfo) => {
+    const parts = url.split('/');
+    return (
+      parts.length === names.length &&
+      parts.every((part, index) => part === names[index] || (part.startsWith(':') && names[index] !== ''))
+    );
+  };
+  const methods = routes
+    .filter(isThere)
+    .flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method]));
+  return [...new Set(methods)];
+}
 
 /** For routes with a raw body: whatever a client says that its body is, nobody reads it before the handler. */
 export function rawBodies(scope: FastifyInstance): void {

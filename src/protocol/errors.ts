@@ -15,7 +15,7 @@ export const ERRORS = {
   unauthorized: {
     status: 401,
     retry: false,
-    hint: 'Send the header `Authorization: Bearer <token>` with the server’s token',
+    hint: 'Send the header `Authorization: Bearer <token>` with a valid token',
   },
   invalid_path: {
     status: 400,

@@ -16,26 +16,29 @@ export const LIST_MAX = 1000;
 const ETag = Type.String({ maxLength: 200 });
 const Format = Type.Union([Type.Literal('tar.gz'), Type.Literal('zip')]);
 
-export const FileInfo = Type.Object({
-  path: Type.String(),
-  type: Type.Union([
-    Type.Literal('file'),
-    Type.Literal('directory'),
-    Type.Literal('link'),
-    /** A FIFO, a socket: nothing that can be read here. */
-    Type.Literal('other'),
-  ]),
-  /** In bytes. */
-  size: Type.Integer({ minimum: 0 }),
-  /** Permissions, in octal: `0644`. */
-  mode: Type.String({ pattern: '^0[0-7]{3}$' }),
-  /** When its content was changed: RFC 3339, in UTC. */
-  modified: Type.String(),
-  /** Of a file. Weak while the file is being changed. */
-  etag: Type.Optional(Type.String()),
-  /** Where a link leads. */
-  target: Type.Optional(Type.String()),
-});
+export const FileInfo = Type.Object(
+  {
+    path: Type.String(),
+    type: Type.Union([
+      Type.Literal('file'),
+      Type.Literal('directory'),
+      Type.Literal('link'),
+      /** A FIFO, a socket: nothing that can be read here. */
+      Type.Literal('other'),
+    ]),
+    /** In bytes. */
+    size: Type.Integer({ minimum: 0 }),
+    /** Permissions, in octal: `0644`. */
+    mode: Type.String({ pattern: '^0[0-7]{3}$' }),
+    /** When its content was changed: RFC 3339, in UTC. */
+    modified: Type.String(),
+    /** Of a file. Weak while the file is being changed. */
+    etag: Type.Optional(Type.String()),
+    /** Where a link leads. */
+    target: Type.Optional(Type.String()),
+  },
+  { title: 'FileInfo' },
+);
 export type FileInfo = Static<typeof FileInfo>;
 
 export const FileList = Type.Object({
@@ -125,13 +128,16 @@ export interface FileFetchAnswers {
   readonly watch: object;
 }
 
-export const WatchEvent = Type.Object({
-  /**
-   * `ready`: what happens from now on is told. `lost`: there were too many entries to compare, and some changes may
-   * not have been told.
-   */
-  event: Type.Enum(['ready', 'created', 'changed', 'removed', 'lost']),
-  path: Type.String(),
-  type: Type.Optional(FileInfo.properties.type),
-});
+export const WatchEvent = Type.Object(
+  {
+    /**
+     * `ready`: what happens from now on is told. `lost`: there were too many entries to compare, and some changes may
+     * not have been told.
+     */
+    event: Type.Enum(['ready', 'created', 'changed', 'removed', 'lost']),
+    path: Type.String(),
+    type: Type.Optional(FileInfo.properties.type),
+  },
+  { title: 'WatchEvent' },
+);
 export type WatchEvent = Static<typeof WatchEvent>;

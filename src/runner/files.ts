@@ -176,18 +176,22 @@ export class Files {
     const { workspace, disk } = this.#state;
     const names = treeNames(path);
     // Before the body.
-    await this.#open(path, ({ walk }) => {
-      checkUnpackTarget(path, walk, names);
-    });
+    await this.#open(
+      path,
+      ({ walk }) => {
+        checkUnpackTarget(path, walk, names);
+      },
+      conflict,
+    );
     let staging: Staging | undefined;
     try {
       staging = new Staging(workspace, disk);
       await this.#unpackInto(staging, path, format, body);
-      await this.#open(path, ({ walk }) => staging?.place(walk.to(names, { make: true })));
+      await this.#open(path, ({ walk }) => staging?.place(walk.to(names, { make: true })), conflict);
       const { entries, bytes } = staging;
       return { entries, bytes };
     } catch (error) {
-      throw explain(path, error);
+      throw conflict(path, error);
     } finally {
       await staging?.close();
     }
@@ -227,9 +231,13 @@ export class Files {
       checkWanted(path, request, stats);
     };
     // Before the body: what is refused must not cost an upload.
-    await this.#open(path, ({ walk }) => {
-      check(thereNow(path, walk, names));
-    });
+    await this.#open(
+      path,
+      ({ walk }) => {
+        check(thereNow(path, walk, names));
+      },
+      conflict,
+    );
     const how = { mode: request.mode ?? 'keep', check, exclusive: request.exclusive === true } as const;
     if (append) return this.#append(request, names, body, check);
     const { place, names: placed } = await workspace
@@ -261,7 +269,7 @@ export class Files {
     const { place, bytes } = await workspace.replace(path, spool, body, disk);
     let own: number | undefined;
     try {
-      return await this.#open(path, async ({ root, walk }) => {
+      const add = async ({ root, walk }: Opened) => {
         const to = walk.to(names, { make: true });
         const { dir, name, stats } = to;
         check(stats);
@@ -277,7 +285,8 @@ export class Files {
         const file = own ?? place;
         const now = await settled(() => fstatSync(file, { bigint: true }));
         return { ...infoOf(to.names, now), created: stats === undefined };
-      });
+      };
+      return await this.#open(path, add, conflict);
     } catch (error) {
       disk.giveBack(bytes);
       throw error;
@@ -434,7 +443,12 @@ export class Files {
     }
   }
 
-  async #open<T>(path: string, action: (opened: Opened) => Promise<T> | T): Promise<T> {
+  /** @param explained what an error is for the client; `conflict` where all that is missing is made */
+  async #open<T>(
+    path: string,
+    action: (opened: Opened) => Promise<T> | T,
+    explained: (path: string, error: unknown) => unknown = explain,
+  ): Promise<T> {
     const { workspace, placeholder } = this.#state;
     placeholder.remove();
     workspace.prepare();
@@ -443,7 +457,7 @@ export class Files {
     try {
       return await action({ root, walk });
     } catch (error) {
-      throw explain(path, error);
+      throw explained(path, error);
     } finally {
       walk.close();
       closeSync(root);

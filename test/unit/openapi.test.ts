@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { Validator } from '@seriousme/openapi-schema-validator';
 import Type from 'typebox';
@@ -82,13 +83,49 @@ describe('the document of a route', () => {
       'application/x-ndjson',
     ]);
     assert.deepEqual(content?.['text/event-stream']?.['x-nox-event'], { $ref: '#/components/schemas/Tick' });
+    const own = { answers: { 200: Type.String({ contentMediaType: 'text/event-stream' }) }, events };
+    const alone = only({ ...THING, ...own, streams: ['text/event-stream'] }).paths['/v1/things/{id}']?.post;
+    const [[media, told] = []] = Object.entries(alone?.responses['200']?.content ?? {});
+    assert.deepEqual(
+      [media, told?.['x-nox-event']],
+      ['text/event-stream', { $ref: '#/components/schemas/Tick' }],
+    );
     const zip = Type.String({ contentMediaType: 'application/zip' });
     const { body, ...rest } = THING;
     assert(body !== undefined);
-    const binary = only({ ...rest, answers: { 200: zip }, upload: { 'application/gzip': zip } });
+    const both = Type.Union([Type.String({ contentMediaType: 'application/gzip' }), zip]);
+    const binary = only({ ...rest, answers: { 200: both }, upload: { 'application/gzip': zip } });
     const moved = binary.paths['/v1/things/{id}']?.post;
-    assert.deepEqual(Object.keys(moved?.responses['200']?.content ?? {}), ['application/zip']);
+    assert.deepEqual(Object.keys(moved?.responses['200']?.content ?? {}), [
+      'application/gzip',
+      'application/zip',
+    ]);
     assert.deepEqual(Object.keys(moved?.requestBody?.content ?? {}), ['application/gzip']);
+  });
+
+  test('HEAD: as GET, without a body, and without what is about parts of one', () => {
+    const { body, ...rest } = THING;
+    assert(body !== undefined);
+    const methods = only({
+      ...rest,
+      ...{ method: 'GET', head: true },
+      headers: Type.Object({ range: Type.Optional(Type.String()), 'if-match': Type.Optional(Type.String()) }),
+      answers: { 200: Type.String({ contentMediaType: 'x/y' }), 206: Type.Null() },
+      answerHeaders: ['etag', 'content-range'],
+      errors: ['range_not_satisfiable', 'run_not_found'],
+    }).paths['/v1/things/{id}'];
+    const { get, head } = methods ?? {};
+    assert.deepEqual(Object.keys(get?.responses ?? {}), ['200', '206', '404', '416']);
+    assert(get?.responses['416']?.headers['content-range'] !== undefined);
+    assert.equal(get.responses['200']?.headers['content-range'], undefined);
+    assert.deepEqual([head?.operationId, head?.['x-nox-errors']], ['headThingsId', ['run_not_found']]);
+    assert.deepEqual(
+      head?.parameters?.map(({ name }) => name),
+      ['id', 'deep', 'if-match'],
+    );
+    assert.deepEqual(Object.keys(head.responses), ['200', '404']);
+    for (const { content } of Object.values(head.responses)) assert.equal(content, undefined);
+    assert(head.responses['200']?.headers['etag'] !== undefined);
   });
 
   test('two different schemas of one name are refused', () => {
@@ -143,7 +180,8 @@ describe('of the gateway', () => {
     for (const [, name = ''] of text.matchAll(/#\/components\/schemas\/([^"]+)"/g))
       assert(Object.hasOwn(document.components.schemas, name), name);
     const operations = Object.values(document.paths).flatMap((methods) => Object.values(methods));
-    assert.equal(operations.length, gateway.app.routes.length);
+    const { routes } = gateway.app;
+    assert.equal(operations.length, routes.length + routes.filter(({ head }) => head).length);
     assert.equal(new Set(operations.map(({ operationId }) => operationId)).size, operations.length);
     assert(operations.length > 15);
   });
@@ -152,7 +190,9 @@ describe('of the gateway', () => {
     const { headers, body } = await gateway.app.inject({ url: '/docs' });
     assert(body.length < 200_000, `${body.length} bytes`);
     const policy = String(headers['content-security-policy']);
-    assert.match(policy, /^default-src 'none'; style-src 'sha256-[^']+';/);
+    const [, style = ''] = /<style>([^]*?)<\/style>/.exec(body) ?? [];
+    const hash = createHash('sha256').update(style).digest('base64');
+    assert(policy.startsWith(`default-src 'none'; style-src 'sha256-${hash}';`), policy);
     assert(!policy.includes('unsafe'));
     assert(!/<script|\ssrc=|url\(|@import|https?:/i.test(body));
     const ids = new Set([...body.matchAll(/ id="([^"]+)"/g)].map(([, id]) => id));

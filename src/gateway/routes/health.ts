@@ -10,6 +10,7 @@ export function healthRoute(app: FastifyInstance, executor: Executor): void {
     url: '/health',
     summary: 'Whether code can run now',
     scope: 'none',
+    head: true,
     answers: {
       200: closed({ status: Type.Literal('ok') }, { title: 'Healthy' }),
       503: closed({ status: Type.String({ description: 'Why not' }) }, { title: 'Unhealthy' }),

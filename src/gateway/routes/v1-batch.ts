@@ -23,8 +23,12 @@ const BatchBody = closed({
 });
 const index = Type.Integer({ minimum: 0, description: 'Place in `runs`' });
 const Result = Type.Union([closed({ index, run: Run }), closed({ index, error: RunError })]);
-/** One JSON answer; of the streams each line is one of `results`, and the last is `{"end": true}`. */
 export const BatchAnswer = closed({ results: Type.Array(Result) });
+/** Of the streams: each result as it is there, then the end. */
+const BatchEvent = Type.Union(
+  [...Result.anyOf, closed({ end: Type.Literal(true) }), closed({ type: Type.Literal('heartbeat') })],
+  { title: 'BatchEvent' },
+);
 
 export function batchRoute(app: FastifyInstance, options: BatchOptions): void {
   const batches = new Batches(options);
@@ -35,6 +39,7 @@ export function batchRoute(app: FastifyInstance, options: BatchOptions): void {
     scope: 'run',
     body: BatchBody,
     answers: { 200: BatchAnswer },
+    events: BatchEvent,
     answerHeaders: ['cache-control'],
     errors: [],
     handler: async ({ body, principal, request, reply }) => {

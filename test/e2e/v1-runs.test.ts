@@ -1,24 +1,22 @@
 /** `/v1/runs` on a real server, gateway and runner apart; and what becomes of runs when one of the two is killed. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
-import { once } from 'node:events';
-import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { eventually, restart, startServer, withServer, type Server } from '../support/server.ts';
-
-type Json = Record<string, unknown>;
-interface Answered {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly body: Json;
-}
-interface Event {
-  readonly id: number;
-  readonly type: string;
-  readonly text?: string;
-  readonly run?: Json;
-}
+import * as v1 from '../support/v1.ts';
+import {
+  collect,
+  eventsOf,
+  idOf,
+  mark,
+  NDJSON,
+  sh,
+  sleeping,
+  type Answered,
+  type Event,
+  type Json,
+} from '../support/v1.ts';
 
 let server: Server;
 before(async () => {
@@ -29,77 +27,19 @@ before(async () => {
 });
 after(() => server.stop());
 
-async function call(
+const call = (
   method: string,
   path: string,
   body?: unknown,
   headers: Record<string, string> = {},
   on = server,
-): Promise<Answered> {
-  const response = await fetch(`${on.url}${path}`, {
-    method,
-    headers: { authorization: `Bearer ${on.token}`, ...headers },
-    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-  });
-  const text = await response.text();
-  return {
-    status: response.status,
-    headers: response.headers,
-    body: text === '' ? {} : (JSON.parse(text) as Json),
-  };
-}
-const run = (body: unknown, headers: Record<string, string> = {}, on = server) =>
-  call('POST', '/v1/runs', body, headers, on);
-const sh = (script: string, more: Json = {}): Json => ({ command: ['bash', '-c', script], ...more });
-const idOf = ({ body }: Answered): string => {
-  assert.equal(typeof body['id'], 'string', JSON.stringify(body));
-  return String(body['id']);
-};
-
-async function ended(id: string, on = server): Promise<Json> {
-  let found: Json = {};
-  await eventually(`the end of ${id}`, async () => {
-    found = (await call('GET', `/v1/runs/${id}`, undefined, {}, on)).body;
-    return found['state'] === 'ended';
-  });
-  return found;
-}
-
-/** Raw, so that a test can stop reading, or go. */
-async function open(
-  method: string,
-  path: string,
-  headers: Record<string, string>,
-  body?: unknown,
-  on = server,
-): Promise<IncomingMessage> {
-  const request = httpRequest(`${on.url}${path}`, {
-    method,
-    headers: { authorization: `Bearer ${on.token}`, ...headers },
-  });
-  request.on('error', () => undefined);
-  request.end(body === undefined ? undefined : JSON.stringify(body));
-  const [response] = (await once(request, 'response')) as [IncomingMessage];
-  response.on('error', () => undefined);
-  return response;
-}
-const NDJSON = { accept: 'application/x-ndjson' };
+): Promise<Answered> => v1.call(on, method, path, body, headers);
+const run = (body: unknown, headers: Record<string, string> = {}, on = server) => v1.run(on, body, headers);
+const ended = (id: string, on = server) => v1.ended(on, id);
+const open = (method: string, path: string, headers: Record<string, string>, body?: unknown, on = server) =>
+  v1.open(on, method, path, headers, body);
 const SSE = { accept: 'text/event-stream' };
 
-async function* eventsOf(response: IncomingMessage): AsyncGenerator<Event> {
-  let rest = '';
-  response.setEncoding('utf8');
-  for await (const chunk of response as AsyncIterable<string>) {
-    const lines = (rest + chunk).split('\n');
-    rest = lines.pop() ?? '';
-    for (const line of lines) yield JSON.parse(line) as Event;
-  }
-}
-async function collect(response: IncomingMessage): Promise<Event[]> {
-  const all: Event[] = [];
-  for await (const event of eventsOf(response)) all.push(event);
-  return all;
-}
 const textOf = (events: readonly Event[]): string => events.map(({ text = '' }) => text).join('');
 const numbers = (count: number): string =>
   Array.from({ length: count }, (_, index) => `${String(index + 1)}\n`).join('');
@@ -108,16 +48,6 @@ function residentMiB(pid: number | undefined): number {
   const line = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${String(pid)}/status`, 'utf8'));
   return Number(line?.[1]) / 1024;
 }
-/** Processes of this machine that sleep for this long. */
-const sleeping = (seconds: string): number =>
-  readdirSync('/proc').filter((pid) => {
-    try {
-      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8') === `sleep\0${seconds}\0`;
-    } catch {
-      return false;
-    }
-  }).length;
-const mark = () => `${String(100_000 + (process.pid % 100_000))}.${String(Math.floor(Math.random() * 1e9))}`;
 
 describe('three ways to take the answer', () => {
   test('wait', async () => {

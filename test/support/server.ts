@@ -31,7 +31,7 @@ export const TOKEN = 'test-token-0123456789';
 export const RUN_UID = process.getuid?.() === 0 ? 60_600 : (process.getuid?.() ?? 0);
 /** As in the Makefile. */
 const NODE_FLAGS = ['--max-semi-space-size=2', '--heap-growing-percent=100'];
-const START_TIMEOUT_MS = 30_000;
+const START_TIMEOUT_MS = 120_000;
 
 const dist = (name: string): string => fileURLToPath(new URL(`../../dist/${name}`, import.meta.url));
 
@@ -162,7 +162,7 @@ export async function restart(
   return server.start(half);
 }
 
-const EVENTUALLY_MS = 20_000;
+const EVENTUALLY_MS = 60_000;
 
 /** Waits for what comes about by itself. */
 export async function eventually(what: string, condition: () => Promise<boolean> | boolean): Promise<void> {

@@ -43,8 +43,9 @@ export class Background {
   readonly #logs = new Map<string, FileLog>();
   readonly #queued: LiveRun[] = [];
   readonly #running = new Set<LiveRun>();
-  /** Bytes of the requests of those that have not ended. */
-  readonly #bytes = new Map<LiveRun, number>();
+  /** Those that have not ended: the place of each in the order in which they came, and the bytes of its request. */
+  readonly #open = new Map<LiveRun, { readonly place: number; readonly bytes: number }>();
+  #places = 0;
   #allBytes = 0;
   #retry: NodeJS.Timeout | undefined;
   #stopping = false;
@@ -74,7 +75,7 @@ export class Background {
         store.runs.finish(id, { outcome: 'sandbox_error', reason: 'The request is not kept any more' });
       else {
         const record = recordOf(store.runs.get(id, ADMIN), undefined);
-        runs.push(this.#enqueue(record, JSON.parse(request) as RunRequest, request.length));
+        runs.push(this.#enqueue(record, JSON.parse(request) as RunRequest, request.length, spool.create(id)));
       }
     }
     return runs;
@@ -88,7 +89,7 @@ export class Background {
    * @throws NoxError `queue_full`
    */
   accept(take: (id: string) => RunOrder | undefined): { order: RunOrder; run: LiveRun } | undefined {
-    const { store, keeper } = this.#options;
+    const { store, keeper, spool } = this.#options;
     if (this.#stopping) throw new NoxError('shutting_down', 'The server is stopping', { retryAfter: 1 });
     const id = newRunId(Date.now());
     let order: RunOrder | undefined;
@@ -99,11 +100,14 @@ export class Background {
         const bytes = JSON.stringify(order.request).length;
         this.#checkRoom(bytes);
         const record = keeper.newRecord(order, id);
+        // What can fail comes before: what is on the disk is accepted.
+        const events = spool.create(id);
         keeper.insert(record, order.request);
-        return { order, record, bytes };
+        return { order, record, bytes, events };
       });
       if (taken === undefined) return undefined;
-      return { order: taken.order, run: this.#enqueue(taken.record, taken.order.request, taken.bytes) };
+      const { record, bytes, events } = taken;
+      return { order: taken.order, run: this.#enqueue(record, taken.order.request, bytes, events) };
     } catch (error) {
       order?.admission?.release();
       throw error;
@@ -157,22 +161,28 @@ export class Background {
     await this.#idle(cleanupMs);
   }
 
-  #enqueue(record: RunRecord, request: RunRequest, bytes: number): LiveRun {
-    const log = this.#options.spool.create(record.id);
+  #enqueue(record: RunRecord, request: RunRequest, bytes: number, log: FileLog): LiveRun {
     const abort = new AbortController();
     const run = new LiveRun(record, request, abort, new Logged(log, abort.signal), this.#observer);
     this.#logs.set(record.id, log);
-    this.#bytes.set(run, bytes);
+    this.#open.set(run, { place: (this.#places += 1), bytes });
     this.#allBytes += bytes;
     this.#queued.push(run);
     return run;
   }
 
+  /** One that could not begin waits again where it has waited. */
+  #putBack(run: LiveRun): void {
+    const placeOf = (each: LiveRun) => this.#open.get(each)?.place ?? 0;
+    const next = this.#queued.findIndex((each) => placeOf(each) > placeOf(run));
+    this.#queued.splice(next < 0 ? this.#queued.length : next, 0, run);
+  }
+
   /** When its events are whole on the disk: until then they are read here. */
   #forget(run: LiveRun): void {
     const { id } = run.record;
-    this.#allBytes -= this.#bytes.get(run) ?? 0;
-    this.#bytes.delete(run);
+    this.#allBytes -= this.#open.get(run)?.bytes ?? 0;
+    this.#open.delete(run);
     void this.#logs.get(id)?.letGo(() => this.#logs.delete(id));
   }
 
@@ -186,14 +196,15 @@ export class Background {
       ended = await run.execute(executor, () => true);
       if (!ended) store.runs.markQueued(id);
     } catch (error) {
-      // A full disk, say: it has not begun, and waits.
-      log.error({ err: error }, 'state: a run in the background cannot be begun');
+      // A full disk, say, of which the database has told: it has not begun, and waits.
+      if (!(error instanceof NoxError))
+        log.error({ err: error }, 'state: a run in the background cannot be begun');
     }
     this.#running.delete(run);
     if (ended) this.#forget(run);
     else {
-      this.#queued.unshift(run);
-      this.#retry = setTimeout(() => {
+      this.#putBack(run);
+      this.#retry ??= setTimeout(() => {
         this.#retry = undefined;
         this.dispatch();
       }, RETRY_MS).unref();

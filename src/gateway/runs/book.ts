@@ -147,7 +147,8 @@ export class RunBook implements RunObserver {
     const live = this.#find(id, principal);
     if (live !== undefined) return live.record;
     const { runs } = this.#options.store;
-    return recordOf(runs.get(id, principal), runs.result(id));
+    const row = runs.get(id, principal);
+    return this.#keeper.unwritten(id) ?? recordOf(row, runs.result(id));
   }
 
   /** One that has not ended. @throws NoxError `run_not_found`, `run_ended` */
@@ -215,6 +216,7 @@ export class RunBook implements RunObserver {
     await Promise.all([this.#background.stop(graceMs, CLEANUP_MS), this.#watching.stop(graceMs)]);
     // The records of those that have ended just now.
     await setImmediatePromise();
+    this.#keeper.stop();
   }
 
   started(run: LiveRun): void {

@@ -1,5 +1,9 @@
-/** Keeps the records of runs in the store, and their accounts. A store that fails is logged: the runs go on. */
+/**
+ * Keeps the records of runs in the store, and their accounts. The runs go on where the store fails: the end of one that
+ * is in it is written when it can be.
+ */
 import type { Logger } from 'pino';
+import { NoxError } from '../../protocol/errors.ts';
 import type { RunRequest } from '../../protocol/messages.ts';
 import type { Principal } from '../principal.ts';
 import type { Admission } from '../quota.ts';
@@ -8,6 +12,11 @@ import type { RunRecord as Row } from '../store/runs.ts';
 import type { Store } from '../store/store.ts';
 import type { LiveRun } from './live.ts';
 import { outcomeOfRecord, type RunRecord } from './record.ts';
+
+/** How often it is tried to write the ends that could not be written. */
+const RETRY_MS = 1000;
+/** Of these; then the oldest are left to the next start, which ends them as cut off. */
+const UNWRITTEN = 10_000;
 
 /** A run that is asked for. */
 export interface RunOrder {
@@ -24,6 +33,11 @@ export interface RunOrder {
 export class RunKeeper {
   readonly #store: Store;
   readonly #log: Logger;
+  /** Runs that are not in the store: there was no room. */
+  readonly #unkept = new Set<string>();
+  /** Those that have ended, which the store does not know yet. */
+  readonly #unwritten = new Map<string, RunRecord>();
+  #retry: NodeJS.Timeout | undefined;
 
   constructor(store: Store, log: Logger) {
     this.#store = store;
@@ -63,25 +77,66 @@ export class RunKeeper {
 
   /** For a run whose client is there to see the result. */
   insertIfPossible(record: RunRecord): void {
-    this.#safely('insert', () => {
+    try {
       this.insert(record);
-    });
+    } catch (error) {
+      this.#tell(error, 'insert');
+      this.#unkept.add(record.id);
+    }
   }
 
+  /** At once, or when there is room again. */
   finish(record: RunRecord): void {
-    const { id, result, error, reason, truncated, endedAt } = record;
-    const outcome = outcomeOfRecord(record) ?? null;
-    this.#safely('finish', () => {
-      this.#store.runs.finish(
-        id,
-        {
-          outcome,
-          reason: reason ?? error?.detail,
-          result: JSON.stringify({ result, error, reason, truncated }),
-        },
-        endedAt ?? Date.now(),
-      );
-    });
+    if (this.#unkept.delete(record.id)) return;
+    this.#unwritten.set(record.id, record);
+    for (const id of this.#unwritten.keys()) {
+      if (this.#unwritten.size <= UNWRITTEN) break;
+      this.#unwritten.delete(id);
+    }
+    this.#write();
+  }
+
+  /** A run that has ended, where the store does not know it yet. */
+  unwritten(id: string): RunRecord | undefined {
+    return this.#unwritten.get(id);
+  }
+
+  /** For the last time. */
+  stop(): void {
+    this.#write();
+    clearTimeout(this.#retry);
+  }
+
+  #write(): void {
+    for (const record of this.#unwritten.values()) {
+      try {
+        this.#finish(record);
+      } catch (error) {
+        this.#tell(error, 'finish');
+        // Any other is a fault that another try does not mend.
+        if (error instanceof NoxError) continue;
+      }
+      this.#unwritten.delete(record.id);
+    }
+    if (this.#unwritten.size === 0) return;
+    this.#retry ??= setTimeout(() => {
+      this.#retry = undefined;
+      this.#write();
+    }, RETRY_MS).unref();
+  }
+
+  #finish(record: RunRecord): void {
+    const { id, result, error, reason, truncated, startedAt, endedAt } = record;
+    this.#store.runs.finish(
+      id,
+      {
+        outcome: outcomeOfRecord(record) ?? null,
+        reason: reason ?? error?.detail,
+        result: JSON.stringify({ result, error, reason, truncated }),
+        started: startedAt,
+      },
+      endedAt ?? Date.now(),
+    );
   }
 
   /** @param admission undefined: it was admitted before a restart */
@@ -95,12 +150,9 @@ export class RunKeeper {
     else if (seconds !== undefined) this.#store.usage.add(record.owner, seconds * 1000);
   }
 
-  #safely(what: string, work: () => void): void {
-    try {
-      work();
-    } catch (error) {
-      this.#log.error({ err: error }, `state: ${what} of a run`);
-    }
+  /** Of a state that cannot be written the database has told. */
+  #tell(error: unknown, what: string): void {
+    if (!(error instanceof NoxError)) this.#log.error({ err: error }, `state: ${what} of a run`);
   }
 }
 

@@ -130,7 +130,7 @@ export class LiveRun {
   }
 
   #start(): void {
-    this.record = { ...this.record, state: 'running', startedAt: Date.now() };
+    this.record = { ...this.record, state: 'running', startedAt: this.#now() };
     this.#observer.started(this);
     this.#sink.started();
     this.#begun.resolve(undefined);
@@ -141,7 +141,8 @@ export class LiveRun {
     const failed = how instanceof NoxError;
     if (failed) this.#failure = how;
     const cut = this.#sink.truncated ? { truncated: true } : {};
-    this.record = { ...this.record, state: 'ended', endedAt: Date.now(), ...cut, ...this.#ending(how) };
+    const endedAt = this.#now();
+    this.record = { ...this.record, state: 'ended', endedAt, ...cut, ...this.#ending(how, endedAt) };
     this.#input.end();
     this.#sink.end(viewOf(this.record));
     this.#observer.ended(this);
@@ -150,15 +151,21 @@ export class LiveRun {
     this.#ended.resolve(undefined);
   }
 
-  #ending(how: RunResult | NoxError): Partial<RunRecord> {
+  /** Not before what has been: the clock may have been set back. */
+  #now(): number {
+    return Math.max(this.record.createdAt, this.record.startedAt ?? 0, Date.now());
+  }
+
+  #ending(how: RunResult | NoxError, endedAt: number): Partial<RunRecord> {
     const why = this.#why;
     if (!(how instanceof NoxError)) {
       // The runner says that it ended it; why it did, is known here.
       if (how.outcome === 'cancelled' && why === 'stopped')
         return { outcome: 'sandbox_error', reason: REASONS.stopped };
       // Whoever waits for the end is not told of the beginning.
-      const startedAt = this.record.startedAt ?? Math.round(Date.now() - how.usage.wallSeconds * 1000);
-      return { result: how, startedAt };
+      const { startedAt, createdAt } = this.record;
+      const began = Math.max(createdAt, Math.round(endedAt - how.usage.wallSeconds * 1000));
+      return { result: how, startedAt: startedAt ?? began };
     }
     // The runner gives no result to whoever has cancelled.
     if (why === 'client' || why === 'abandoned') return { outcome: 'cancelled', reason: REASONS[why] };

@@ -171,9 +171,13 @@ export class MemoryLog implements EventLog {
 const READ_BYTES = 256 * 1024;
 const NEWLINE = 10;
 
+type HasRoom = (bytes: number) => Promise<boolean>;
+const always: HasRoom = () => Promise.resolve(true);
+
 export class FileLog implements EventLog {
   readonly #change = new Change();
   readonly #limit: number;
+  readonly #hasRoom: HasRoom;
   readonly #open: () => Promise<FileHandle>;
   #handle: FileHandle | undefined;
   #written: number;
@@ -185,9 +189,13 @@ export class FileLog implements EventLog {
   /** Readers, and whoever writes it or has just opened it. */
   #users = 1;
 
-  private constructor(open: () => Promise<FileHandle>, { limit, size }: { limit: number; size?: number }) {
+  private constructor(
+    open: () => Promise<FileHandle>,
+    { limit, size, hasRoom = always }: { limit: number; size?: number; hasRoom?: HasRoom },
+  ) {
     this.#open = open;
     this.#limit = limit;
+    this.#hasRoom = hasRoom;
     this.#written = size ?? 0;
     this.#closed = size !== undefined;
   }
@@ -196,9 +204,10 @@ export class FileLog implements EventLog {
    * The file is made with the first event: of those that wait there may be thousands.
    *
    * @param limit bytes; output beyond it is left out
+   * @param hasRoom whether the disk has room for so many bytes of output
    */
-  static create(path: string, limit: number): FileLog {
-    return new FileLog(() => open(path, 'w+', 0o600), { limit });
+  static create(path: string, limit: number, hasRoom?: HasRoom): FileLog {
+    return new FileLog(() => open(path, 'w+', 0o600), { limit, ...(hasRoom && { hasRoom }) });
   }
 
   /** One that is whole, or that a crash has ended. */
@@ -229,6 +238,7 @@ export class FileLog implements EventLog {
       return;
     }
     try {
+      if (type === 'output' && !(await this.#hasRoom(whole.length))) throw new Error('no room');
       this.#handle ??= await this.#open();
       for (let done = 0; done < whole.length;) {
         const place = this.#written + done;

@@ -1,11 +1,11 @@
 /**
  * The events of runs in the background, on disk: `<NOX_STATE>/runs/<id>.ndjson`, as their readers get them.
  *
- * Each has a bound, and so have all together: the oldest that have ended make room. Nothing that a client sends becomes
- * a name here.
+ * Each has a bound, and so have all together: the oldest that have ended make room. The disk is the database's too, and
+ * output leaves it some. Nothing that a client sends becomes a name here.
  */
 import { mkdirSync } from 'node:fs';
-import { open, readdir, rm, stat } from 'node:fs/promises';
+import { open, readdir, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { NoxError } from '../../protocol/errors.ts';
 import { eventLine, headOf } from './events.ts';
@@ -15,6 +15,11 @@ const RUN_FILE = /^(run_[0-9a-z]+)\.ndjson$/;
 /** Longer than any event: 64 KiB, each byte of which may become six in JSON. */
 const LAST_BYTES = 512 * 1024;
 const NEWLINE = 10;
+/** What output leaves free; of a small disk a tenth. */
+const SPARED_BYTES = 64 * 1024 * 1024;
+/** So much is written, and so long waited, before it is looked again what is free. */
+const LOOK_BYTES = 1024 * 1024;
+const LOOK_MS = 1000;
 
 export interface SpoolLimits {
   /** Of one run, in bytes (NOX_KEEP_OUTPUT). */
@@ -26,6 +31,9 @@ export interface SpoolLimits {
 export class Spool {
   readonly #dir: string;
   readonly #limits: SpoolLimits;
+  /** Bytes that may be written until `#look`, on the monotonic clock. */
+  #room = 0;
+  #look = 0;
 
   constructor(state: string, limits: SpoolLimits) {
     this.#dir = join(state, 'runs');
@@ -34,7 +42,20 @@ export class Spool {
 
   create(id: string): FileLog {
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
-    return FileLog.create(this.#path(id), this.#limits.outputBytes);
+    return FileLog.create(this.#path(id), this.#limits.outputBytes, (bytes) => this.#take(bytes));
+  }
+
+  async #take(bytes: number): Promise<boolean> {
+    if (this.#room < bytes || performance.now() >= this.#look) {
+      const { bsize, blocks, bavail } = await statfs(this.#dir);
+      // A file system that does not say how large it is.
+      const free = blocks === 0 ? Infinity : bsize * (bavail - Math.min(SPARED_BYTES / bsize, blocks / 10));
+      this.#room = Math.min(free, LOOK_BYTES);
+      this.#look = performance.now() + LOOK_MS;
+    }
+    if (this.#room < bytes) return false;
+    this.#room -= bytes;
+    return true;
   }
 
   /** @throws NoxError `run_not_found` where its events are not kept, or not any more */

@@ -93,4 +93,8 @@ export const MIGRATIONS: readonly string[] = [
   CREATE INDEX webhooks_due ON webhooks (due);
   CREATE INDEX webhooks_by_run ON webhooks (run);
   `,
+  `
+  -- When it was tried last: a time to come says that the clock has been set back.
+  ALTER TABLE webhooks ADD COLUMN tried INTEGER NOT NULL DEFAULT 0;
+  `,
 ];

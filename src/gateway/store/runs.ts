@@ -34,6 +34,8 @@ export interface Ending {
   readonly reason?: string | undefined;
   /** JSON. */
   readonly result?: string | undefined;
+  /** When it began, where that is known better now; null: it never did. */
+  readonly started?: number | null | undefined;
 }
 
 /** Times in milliseconds since 1970. */
@@ -96,13 +98,16 @@ export class Runs {
     );
     this.#insertData = db.prepare('INSERT INTO run_data (n, request) VALUES (?, ?)');
     this.#started = db.prepare(
-      "UPDATE runs SET state = 'running', started = ? WHERE id = ? AND state = 'queued'",
+      "UPDATE runs SET state = 'running', started = max(?, created) WHERE id = ? AND state = 'queued'",
     );
     this.#waiting = db.prepare(
       "UPDATE runs SET state = 'queued', started = NULL WHERE id = ? AND state = 'running'",
     );
+    // Nothing ends before it has begun: the clock may have been set back.
     this.#ended = db.prepare(
-      "UPDATE runs SET state = 'ended', ended = ?, outcome = ?, reason = ? WHERE id = ? AND ended IS NULL RETURNING n",
+      `UPDATE runs SET state = 'ended', started = iif(?, ?, started),
+         ended = max(?, created, coalesce(started, 0)), outcome = ?, reason = ?
+       WHERE id = ? AND ended IS NULL RETURNING n`,
     );
     this.#endedData = db.prepare(
       'INSERT INTO run_data (n, result) VALUES (?, ?) ON CONFLICT (n) DO UPDATE SET request = NULL, result = excluded.result',
@@ -139,9 +144,10 @@ export class Runs {
    *
    * @returns false for one that has ended before, or is gone
    */
-  finish(id: string, { outcome, reason, result }: Ending, now = Date.now()): boolean {
+  finish(id: string, { outcome, reason, result, started }: Ending, now = Date.now()): boolean {
+    const known = started === undefined ? 0 : 1;
     return this.#db.transaction(() => {
-      const row = this.#ended.get(now, outcome, reason ?? null, id);
+      const row = this.#ended.get(known, started ?? null, now, outcome, reason ?? null, id);
       if (row === undefined) return false;
       this.#endedData.run(row['n'] ?? null, result ?? null);
       return true;

@@ -21,9 +21,9 @@ export class WebhookStore {
     );
     this.#due = db.prepare(
       `SELECT w.id, w.run, w.url, w.secret, w.tries FROM webhooks w JOIN runs r ON r.id = w.run
-       WHERE w.due <= ? AND r.ended IS NOT NULL ORDER BY w.due LIMIT ?`,
+       WHERE (w.due <= ?1 OR w.tried > ?1) AND r.ended IS NOT NULL ORDER BY w.due LIMIT ?2`,
     );
-    this.#later = db.prepare('UPDATE webhooks SET tries = tries + 1, due = ? WHERE id = ?');
+    this.#later = db.prepare('UPDATE webhooks SET tries = tries + 1, tried = ?, due = ? WHERE id = ?');
     this.#remove = db.prepare('DELETE FROM webhooks WHERE id = ?');
   }
 
@@ -32,14 +32,14 @@ export class WebhookStore {
     this.#add.run(id, run, url, secret);
   }
 
-  /** Those whose run has ended and whose time has come. */
+  /** Those whose run has ended and whose time has come, or cannot be told, because the clock was set back. */
   due(limit: number, now = Date.now()): readonly Webhook[] {
     return this.#due.all(now, limit) as unknown as Webhook[];
   }
 
-  /** @param due milliseconds since 1970 */
-  later(id: string, due: number): void {
-    this.#later.run(due, id);
+  /** @param delay milliseconds */
+  later(id: string, delay: number, now = Date.now()): void {
+    this.#later.run(now, now + Math.round(delay), id);
   }
 
   remove(id: string): void {

@@ -1,4 +1,5 @@
 /** Delivers webhooks, and tries again: at most ten times, in about 15 hours. What waits is in the store, and outlives us. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { NoxError } from '../../protocol/errors.ts';
 import { ADMIN } from '../principal.ts';
@@ -22,6 +23,7 @@ export class Webhooks {
   readonly #log: Logger;
   readonly #under = new Set<string>();
   readonly #timer: NodeJS.Timeout;
+  #stopped = false;
 
   constructor(store: Store, targets: WebhookTargets, log: Logger) {
     this.#store = store;
@@ -34,6 +36,7 @@ export class Webhooks {
 
   /** What is under way is tried again by the next server. */
   stop(): void {
+    this.#stopped = true;
     clearInterval(this.#timer);
   }
 
@@ -57,24 +60,42 @@ export class Webhooks {
       const body = JSON.stringify(viewOf(recordOf(runs.get(run, ADMIN), runs.result(run))));
       const status = await send(await this.#targets.resolve(url), { id, run, secret, body });
       if (status < 200 || status > 299) throw new Error(`it answered ${String(status)}`);
-      webhooks.remove(id);
-      this.#log.info({ delivery: id, run }, 'webhook delivered');
     } catch (error) {
-      this.#failed(webhook, error);
+      await this.#failed(webhook, error);
+      return;
     }
+    this.#log.info({ delivery: id, run }, 'webhook delivered');
+    await this.#note(() => {
+      webhooks.remove(id);
+    });
   }
 
-  #failed({ id, run, tries }: Webhook, error: unknown): void {
+  async #failed({ id, run, tries }: Webhook, error: unknown): Promise<void> {
+    const { webhooks } = this.#store;
     const delay = Math.min(LONGEST_MS, FIRST_MS * 3 ** tries) * (0.8 + Math.random() * 0.4);
-    const due = Date.now() + delay;
     const over = tries + 1 >= TRIES;
     const reason = error instanceof NoxError ? error.message : String(error);
     this.#log.warn({ delivery: id, run, tries: tries + 1, over, reason }, 'webhook not delivered');
-    try {
-      if (over) this.#store.webhooks.remove(id);
-      else this.#store.webhooks.later(id, due);
-    } catch (failure) {
-      this.#log.error({ err: failure }, 'state: a webhook');
+    await this.#note(() => {
+      if (over) webhooks.remove(id);
+      else webhooks.later(id, delay);
+    });
+  }
+
+  /** What has been tried is not tried again before that is written: the disk may be full. */
+  async #note(work: () => void): Promise<void> {
+    for (;;) {
+      try {
+        work();
+        return;
+      } catch (error) {
+        if (this.#stopped) return;
+        if (!(error instanceof NoxError)) {
+          this.#log.error({ err: error }, 'state: a webhook');
+          return;
+        }
+      }
+      await sleep(LOOK_MS, undefined, { ref: false });
     }
   }
 }

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OpenApi } from '../../src/gateway/openapi.ts';
 import { ERRORS_OF_NO_ROUTE } from '../../src/gateway/openapi.ts';
-import { ERRORS, isErrorCode } from '../../src/protocol/errors.ts';
+import { ERRORS, isErrorCode, type ErrorCode } from '../../src/protocol/errors.ts';
 import { Contract, endpointsOf, mediaOf, type Endpoint, type Reply } from '../support/openapi.ts';
 import { eventually, runPy, startServer, type Server } from '../support/server.ts';
 import { kindOf, Requests, type FuzzRequest } from './requests.ts';
@@ -43,9 +43,9 @@ const LISTEN_MS = 200;
 /** Of each kind, the newest. */
 const KNOWN_IDS = 30;
 const FAULTS_MAX = 50;
-/** What a process may have more at the end than after the first tenth of the requests. */
-const MORE_FILES = 40;
-const MORE_BYTES = 200 * 2 ** 20;
+/** What a process may have more at the end: files than when it was idle, bytes than after the first tenth. */
+const MORE_FILES = 16;
+const MORE_BYTES = 160 * 2 ** 20;
 
 export async function fuzz(options: FuzzOptions): Promise<FuzzReport> {
   const server = await startServer({ split: true, env: SETTINGS });
@@ -80,12 +80,14 @@ class Fuzzer {
     const contract = new Contract(document);
     const endpoints = endpointsOf(document);
     const requests = new Requests(endpoints, contract, await this.#tokens());
+    await runPy(this.#server, '');
     const idle = this.#descendants();
-    let before: readonly Size[] = [];
+    const files = this.#sizes().map((size) => size.files);
+    let bytes: readonly number[] = [];
     const work = async () => {
       while (this.#sent < total && this.#faults.length < FAULTS_MAX) {
         this.#sent += 1;
-        if (this.#sent === Math.ceil(total / 10)) before = this.#sizes();
+        if (this.#sent === Math.ceil(total / 10)) bytes = this.#sizes().map((size) => size.bytes);
         const own = seed * 1_000_003 + this.#sent;
         const request = requests.make(own, this.#known);
         await this.#judge(request, contract, own);
@@ -93,7 +95,7 @@ class Fuzzer {
     };
     await Promise.all(Array.from({ length: connections }, work));
     this.#agent.destroy();
-    await this.#aftermath(before, idle);
+    await this.#aftermath(files, bytes, idle);
     return {
       faults: this.#faults,
       answers: this.#answers,
@@ -151,18 +153,27 @@ class Fuzzer {
     const code = codeOf(reply);
     if (reply.status >= 500 && reply.status !== 503) fault(`${reply.status}: ${text.slice(0, 300)}`);
     const { endpoint, method, raw } = request;
+    if (reply.status === 101) this.#succeeded.add(endpoint.operation.operationId);
+    if (raw === undefined && method === 'HEAD' && text !== '') fault('a HEAD with a body');
+    const allow = reply.headers['allow']?.split(', ') ?? [];
+    if (
+      raw === undefined &&
+      reply.status === 405 &&
+      (allow.includes(method) || !allow.includes(endpoint.method))
+    )
+      fault(`405, and Allow is ${allow.join(', ')}`);
     const wire = raw !== undefined || method !== endpoint.method;
     if (isErrorCode(code) && reply.status !== ERRORS[code].status) fault(`${code} with ${reply.status}`);
-    if (
-      ERRORS_OF_NO_ROUTE.some((each) => each === code) ||
-      (wire && (code === 'bad_request' || code === 'unauthorized'))
-    )
+    // Of an answer to HEAD the status is all that there is to see.
+    const noRoute = (each: ErrorCode) =>
+      each === code || (method === 'HEAD' && reply.status === ERRORS[each].status);
+    if (ERRORS_OF_NO_ROUTE.some(noRoute) || (wire && (code === 'bad_request' || code === 'unauthorized')))
       return;
     if (wire) return;
     const wrong = contract.fault(endpoint, reply);
     if (wrong !== undefined) fault(`${reply.status}: ${wrong}`);
     if (reply.status < 300) this.#succeeded.add(endpoint.operation.operationId);
-    this.#learn(kindOf(endpoint.path), reply);
+    this.#learn(request, reply);
   }
 
   #send({ endpoint, method, target, headers, body }: FuzzRequest): Promise<Reply> {
@@ -226,13 +237,24 @@ class Fuzzer {
     });
   }
 
-  /** Ids of what was made, to be used again. */
-  #learn(kind: string, { status, headers, body }: Reply): void {
-    if (status >= 300 || mediaOf(headers) !== 'application/json') return;
-    const { id } = JSON.parse(body.toString()) as { id?: unknown };
+  /** Ids of what was made, and ETags, to be used again. */
+  #learn({ endpoint: { path }, target }: FuzzRequest, { status, headers, body }: Reply): void {
+    if (status >= 300) return;
+    if (headers['etag'] !== undefined) this.#know('etags', headers['etag']);
+    if (mediaOf(headers) !== 'application/json' || body.length === 0) return;
+    const { id, state } = JSON.parse(body.toString()) as { id?: unknown; state?: unknown };
     if (typeof id !== 'string' || this.#own.has(id) || id === 'admin') return;
-    const ids = this.#known.get(kind) ?? [];
-    this.#known.set(kind, [...ids.filter((each) => each !== id), id].slice(-KNOWN_IDS));
+    if (path.endsWith('/snapshots')) {
+      this.#know('snapshots', `${target.split('/')[3] ?? ''}/snapshots/${id}`);
+      return;
+    }
+    this.#know(kindOf(path), id);
+    if (state === 'queued' || state === 'running') this.#know('live', id);
+  }
+
+  #know(kind: string, what: string): void {
+    const known = this.#known.get(kind) ?? [];
+    this.#known.set(kind, [...known.filter((each) => each !== what), what].slice(-KNOWN_IDS));
   }
 
   /** What no client is to see: where the server's program and state are, and how it is called inside. */
@@ -246,28 +268,40 @@ class Fuzzer {
     return this.#server.processes.map(({ pid }) => sizeOf(pid ?? 0));
   }
 
+  /** What Nox was writing, in every workspace and snapshot. */
+  #unfinished(): string[] {
+    const dir = join(this.#server.workspace, '..');
+    // What goes while it is listed is not left.
+    const list = () => readdirSync(dir, { recursive: true, encoding: 'latin1' });
+    return list().filter((path) => /(^|\/)\.nox-[0-9a-f]{24}\.(tmp|redo)$/.test(path));
+  }
+
   #descendants(): number {
     return descendantsOf(process.pid).length;
   }
 
-  async #aftermath(before: readonly Size[], idle: number): Promise<void> {
+  async #aftermath(files: readonly number[], bytes: readonly number[], idle: number): Promise<void> {
     for (const id of this.#known.get('runs') ?? [])
       await fetch(`${this.#server.url}/v1/runs/${id}/cancel`, {
         method: 'POST',
         headers: { authorization: `Bearer ${this.#server.token}` },
       }).then((response) => response.arrayBuffer());
-    await this.#expect('the processes of runs end', () => this.#descendants() <= idle + 4);
-    for (const [index, { files, bytes }] of before.entries()) {
+    // One warm interpreter, at most, is there as it was when idle.
+    await this.#expect('the processes of runs end', () => this.#descendants() <= idle);
+    for (const [index, name] of ['runner', 'gateway'].entries()) {
       const now = () => this.#sizes()[index] ?? { files: Infinity, bytes: Infinity };
+      const [few = 0, small = 0] = [files[index], bytes[index]];
       await this.#expect(
-        `process ${index} closes its files (${files} before)`,
-        () => now().files <= files + MORE_FILES,
+        `the ${name} closes its files (${few} before, ${now().files} now)`,
+        () => now().files <= few + MORE_FILES,
       );
       await this.#expect(
-        `process ${index} keeps its memory (${bytes} bytes before)`,
-        () => now().bytes <= bytes + MORE_BYTES,
+        `the ${name} keeps its memory (${small} bytes before, ${now().bytes} now)`,
+        () => now().bytes <= small + MORE_BYTES,
       );
     }
+    await this.#expect('no unfinished file is left', () => this.#unfinished().length === 0);
+    for (const path of this.#unfinished()) this.#faults.push(`left behind: ${path}`);
     await this.#expect('the server still runs code', async () => {
       await sleep(100);
       return (await runPy(this.#server, 'print(6 * 7)')).body.stdout === '42\n';
@@ -284,10 +318,10 @@ class Fuzzer {
   }
 }
 
-/** A stream of events and nothing else, without an event that is the last. */
+/** Without an event that is the last. */
 function isEndless({ operation }: Endpoint): boolean {
   const stream = operation.responses['200']?.content?.['text/event-stream'];
-  return stream !== undefined && stream['x-nox-event'] === undefined;
+  return stream !== undefined && operation.operationId.endsWith('Watch');
 }
 
 /** Node's client frames no body of a GET by itself. */

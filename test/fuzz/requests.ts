@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import type { Parameter } from '../../src/gateway/openapi.ts';
 import type { Contract, Endpoint } from '../support/openapi.ts';
+import { archive } from './archives.ts';
 import { NASTY, valueOf, type Json } from './values.ts';
 
 export interface FuzzRequest {
@@ -65,10 +66,12 @@ export class Requests {
       : endpoint.method;
     const { body, type } = this.#body(endpoint, chance, known);
     const headers = {
-      ...this.#headers(endpoint, chance),
+      ...this.#headers(endpoint, chance, known),
       ...(type === undefined ? {} : { 'content-type': type }),
     };
     const request = { endpoint, method, target, headers, body };
+    if (endpoint.path === TERMINAL && chance.often(0.7))
+      return { ...request, raw: terminal(request, chance) };
     return chance.often(0.04) ? { ...request, raw: broken(request, chance) } : request;
   }
 
@@ -85,11 +88,16 @@ export class Requests {
   #target({ path, operation }: Endpoint, chance: Chance, known: Known): string {
     const of = (place: Parameter['in']) => (operation.parameters ?? []).filter((each) => each.in === place);
     let target = path;
+    const pairs = known.get('snapshots') ?? [];
+    if (path.includes('{snapshot}') && pairs.length > 0 && chance.often(0.7))
+      target = target.replace('{id}/snapshots/{snapshot}', chance.of(pairs));
     for (const { name, schema } of of('path')) {
-      const ids = known.get(kindOf(path)) ?? [];
+      const live = (known.get('live') ?? []).slice(-3);
+      const ids =
+        /(stdin|signal|cancel)$/.test(path) && live.length > 0 ? live : (known.get(kindOf(path)) ?? []);
       const value =
-        ids.length > 0 && chance.often(0.7)
-          ? chance.of(ids)
+        ids.length > 0 && chance.often(0.8)
+          ? chance.of(kindOf(path) === 'workspaces' && chance.often(0.4) ? ['default'] : ids)
           : chance.often(0.5)
             ? this.#value(schema, name, chance)
             : chance.sample(NASTY);
@@ -98,7 +106,7 @@ export class Requests {
     const query = of('query')
       .filter(({ required }) => chance.often(required ? 0.95 : 0.3))
       .map(({ name, schema }) => {
-        const value = chance.often(0.7) ? this.#value(schema, name, chance) : chance.sample(NASTY);
+        const value = chance.often(0.8) ? this.#value(schema, name, chance) : chance.sample(NASTY);
         return `${name}=${encode(textOf(value), chance)}`;
       });
     if (chance.often(0.03))
@@ -106,14 +114,19 @@ export class Requests {
     return query.length === 0 ? target : `${target}?${query.join('&')}`;
   }
 
-  #headers({ operation }: Endpoint, chance: Chance): Record<string, string> {
+  #headers({ operation }: Endpoint, chance: Chance, known: Known): Record<string, string> {
     const headers: Record<string, string> = {};
     const token = chance.often(0.8)
       ? this.#tokens[0]
       : chance.of([...this.#tokens, '', 'x', 'nox_00000000_x']);
     if (chance.often(0.98)) headers['authorization'] = `Bearer ${token ?? ''}`;
     for (const { name, schema, in: place } of operation.parameters ?? []) {
-      if (place !== 'header' || chance.often(0.6)) continue;
+      if (place !== 'header' || chance.often(0.8)) continue;
+      const etags = known.get('etags') ?? [];
+      if (name.startsWith('if-') && etags.length > 0 && chance.often(0.4)) {
+        headers[name] = chance.of(etags);
+        continue;
+      }
       const value = chance.often(0.7) ? this.#value(schema, name, chance) : chance.sample(NASTY);
       headers[name] = textOf(value);
     }
@@ -126,8 +139,14 @@ export class Requests {
     return headers;
   }
 
-  #body({ operation }: Endpoint, chance: Chance, known: Known): { body?: Buffer; type?: string } {
-    const [[media, content] = []] = Object.entries(operation.requestBody?.content ?? {});
+  #body(
+    { operation, path, method }: Endpoint,
+    chance: Chance,
+    known: Known,
+  ): { body?: Buffer; type?: string } {
+    if (path === '/v1/runs' && method === 'POST' && chance.often(0.2)) return { body: Buffer.from(WAITING) };
+    const contents = Object.entries(operation.requestBody?.content ?? {});
+    const [media, content] = contents.length === 0 ? [] : chance.of(contents);
     if (media === undefined || content === undefined)
       return chance.often(0.03) ? { body: Buffer.from('{}') } : {};
     if (media !== 'application/json' && chance.often(0.9)) return upload(media, chance);
@@ -143,6 +162,10 @@ export class Requests {
   }
 }
 
+const TERMINAL = '/v1/terminal';
+/** A run that takes input until its time is over. */
+const WAITING = '{"command":["cat"],"interactive":true,"background":true}';
+
 /** `/v1/runs/{id}` → `runs`. */
 export const kindOf = (path: string): string => path.split('/')[2] ?? '';
 
@@ -156,6 +179,13 @@ function encode(text: string, chance: Chance): string {
 
 function upload(media: string, chance: Chance): { body: Buffer; type: string } {
   const content = chance.of(['', 'x', 'x'.repeat(5000), '\0\r\n--b\r\n', 'x'.repeat(70_000)]);
+  if (media === 'application/gzip' || media === 'application/zip')
+    return {
+      body: chance.often(0.9)
+        ? archive(media === 'application/zip' ? 'zip' : 'tar', chance)
+        : Buffer.from(content),
+      type: chance.of([media, 'application/json', 'multipart/form-data']),
+    };
   if (media !== 'multipart/form-data') return { body: Buffer.from(content), type: media };
   const name = chance.of(['f', 'f', 'f', 'g', '__proto__', '']);
   const end = chance.of(['\r\n--b--\r\n', '\r\n--b--\r\n', '\r\n--b--\r\n', '', '\r\n--b\r\n']);
@@ -190,6 +220,37 @@ function distort(value: unknown, chance: Chance, known: Known): Buffer {
     () => Buffer.from(textOf(chance.sample(NASTY))),
     () => Buffer.from(JSON.stringify({ ...object, code: 'x'.repeat(70_000) })),
   ])();
+}
+
+/** A handshake, and then messages or what is none (RFC 6455, section 5.2). */
+function terminal({ target, headers }: Omit<FuzzRequest, 'endpoint'>, chance: Chance): Buffer {
+  const path = chance.often(0.6) ? `${TERMINAL}?command=${chance.of(['cat', 'true', 'no-such'])}` : target;
+  const lines = Object.entries({
+    host: 'x',
+    ...headers,
+    ...{
+      connection: 'upgrade',
+      upgrade: 'websocket',
+      'sec-websocket-version': chance.of(['13', '13', '13', '8']),
+    },
+    'sec-websocket-key': chance.of(['AAAAAAAAAAAAAAAAAAAAAA==', 'AAAAAAAAAAAAAAAAAAAAAA==', 'x']),
+  }).map(([name, value]) => `${name}: ${value}`);
+  const messages = Array.from({ length: 1 + Math.floor(chance.next() * 3) }, () => message(chance));
+  return Buffer.concat([
+    Buffer.from(`GET ${path} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n`, 'latin1'),
+    ...messages,
+  ]);
+}
+
+function message(chance: Chance): Buffer {
+  const text = chance.of([
+    ...['{"type":"resize","rows":2,"columns":2}', '{"type":"signal","signal":"SIGINT"}', '{}', '{', '\0', ''],
+    ...['{"type":"resize","rows":-1,"columns":1e9}', '{"type":"signal","signal":"SIGNONE"}', 'x'.repeat(100)],
+  ]);
+  // Text, binary, close, ping, pong, one that is reserved, one that is to be continued; masked by zeros.
+  const first = chance.of([0x81, 0x81, 0x82, 0x82, 0x88, 0x89, 0x8a, 0x8f, 0x01, 0xf1]);
+  const masked = chance.often(0.95) ? 0x80 : 0;
+  return Buffer.concat([Buffer.from([first, masked | text.length, 0, 0, 0, 0]), Buffer.from(text)]);
 }
 
 /** What no library would send. */

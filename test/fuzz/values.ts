@@ -42,6 +42,17 @@ const PATHS = [
   ],
   ...['x'.repeat(256), 'x/'.repeat(3000), '\ud800', '-', '\n', ' '],
 ];
+/** Those under which there soon is something. */
+const GOOD_PATHS = ['main.py', 'a/b', 'made', 'd'];
+const pathOf = fc.oneof(
+  { weight: 3, arbitrary: fc.constantFrom(...GOOD_PATHS) },
+  { weight: 2, arbitrary: fc.constantFrom(...PATHS) },
+);
+const RANGES = [
+  ...['bytes=0-0', 'bytes=1-', 'bytes=-1', 'bytes=5-1', 'bytes=-0', 'bytes=0-1,3-4', 'bytes=', 'lines=1-2'],
+  ...['bytes=999999999999999-', 'bytes=9999999999999999-', 'bytes=0-999999999999999', 'bytes=\u0661-'],
+];
+const TAGS = ['*', '"x"', 'W/"x"', 'x', '', '"', '"a", "b"', ',', `"${'x'.repeat(190)}"`, '"x",'.repeat(200)];
 /** By the name of a member or parameter: what has a meaning beyond its schema. */
 const MEANINGS: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
   code: fc.constantFrom(...PROGRAMS),
@@ -50,9 +61,17 @@ const MEANINGS: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
   // Those that start quickly.
   runtime: fc.constantFrom('python', 'bash', 'awk', 'perl', 'javascript', 'no-such'),
   workspace: fc.constantFrom('default', 'default', 'no-such'),
-  entry: fc.constantFrom(...PATHS),
-  filename: fc.constantFrom(...PATHS),
-  path: fc.constantFrom(...PATHS),
+  entry: pathOf,
+  filename: pathOf,
+  path: pathOf,
+  from: pathOf,
+  to: pathOf,
+  range: fc.constantFrom(...RANGES),
+  'if-range': fc.constantFrom(...TAGS),
+  'if-match': fc.constantFrom(...TAGS),
+  'if-none-match': fc.constantFrom(...TAGS),
+  // Room for a few files, and none.
+  quotaBytes: fc.constantFrom(null, 2 ** 20, 2 ** 22, 2 ** 20, 0, 2 ** 53 - 1),
   signal: fc.constantFrom('SIGTERM', 'SIGKILL', 'SIGSTOP', 'SIGWINCH'),
   wallSeconds: fc.double({ min: 0.1, max: 1, noNaN: true }),
 };

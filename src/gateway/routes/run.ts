@@ -52,6 +52,7 @@ const RUN_ERRORS: readonly ErrorCode[] = [
   'bad_request',
   'payload_too_large',
   'invalid_request',
+  'workspace_conflict',
   'rate_limited',
   'quota_exceeded',
   'queue_full',
@@ -100,7 +101,7 @@ export function runRoutes(app: FastifyInstance, options: RunOptions, quota: Quot
     url: '/run_py',
     summary: 'Run a Python program in the default workspace',
     body: RunPyBody,
-    errors: [...RUN_ERRORS, 'invalid_path', 'workspace_conflict', 'workspace_full'],
+    errors: [...RUN_ERRORS, 'invalid_path', 'workspace_full'],
     examples: {
       simple: { code: 'print(6 * 7)' },
       arguments: {

@@ -110,7 +110,8 @@ export const SETTINGS = {
     default: 64 * MIB,
     minimum: 1024,
     maximum: 1024 * 1024 * MIB,
-    meaning: 'What is kept on disk of the events of one run in the background',
+    meaning:
+      'What is kept on disk of the events of one run in the background; output leaves 64 MiB of the disk free, or a tenth of a small one',
   },
   NOX_KEEP_OUTPUT_ALL: {
     kind: 'number',

@@ -55,7 +55,7 @@ try {
   const { metrics, tracer } = telemetry;
   const parts = { executor: connect(executor), store, log, audit, metrics, tracer };
   const app = await buildGateway({ ...config, ...parts });
-  await app.book.resume();
+  app.book.resume();
   onStop(log, async () => {
     await Promise.all([app.calls.stop(config.stopGraceSeconds), app.book.stop(config.stopGraceSeconds)]);
     await executor.close();

@@ -30,7 +30,11 @@ const telemetry = await startTelemetry(config, audit, runnerStatus, log).catch((
 );
 const { metrics, tracer } = telemetry;
 const app = await buildGateway({ ...config, executor, store, log, audit, metrics, tracer });
-await app.book.resume().catch((error: unknown) => fail((error as Error).message));
+try {
+  app.book.resume();
+} catch (error) {
+  fail((error as Error).message);
+}
 const manager = serviceManager();
 onStop(log, async () => {
   manager.stopping(config.stopGraceSeconds + CLEANUP_SECONDS);

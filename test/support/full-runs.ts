@@ -7,7 +7,7 @@ import { Quota } from '../../src/gateway/quota.ts';
 import { newRunId } from '../../src/gateway/store/ids.ts';
 import { Store } from '../../src/gateway/store/store.ts';
 import { NoxError } from '../../src/protocol/errors.ts';
-import { accept, END, log, make, never, order, until } from './book.ts';
+import { accept, END, events, log, make, never, order, until } from './book.ts';
 
 const [dir = ''] = process.argv.slice(2);
 const state = join(dir, 'state');
@@ -95,6 +95,7 @@ const all = [...open, queued];
 await until('they are written', () => all.every((id) => stateOf(id) === 'ended'));
 const later = accept(made, order());
 await until('the later one has ended', () => stateOf(later) === 'ended');
+const lastEvents = await Promise.all(background.map(async (id) => (await events(book, id)).at(-1)));
 await book.stop(0);
 store.close();
 const next = Store.open(state, { runs: 1000, days: 1 }, log);
@@ -102,6 +103,6 @@ const { ended: cutOff } = next.runs.interrupted();
 const outcomes = [...all, later].map((id) => next.runs.get(id, ADMIN).outcome);
 next.close();
 process.stdout.write(
-  JSON.stringify({ spared, truncated, printed, refusal, half, whileFull, cutOff, outcomes }),
+  JSON.stringify({ spared, truncated, printed, refusal, half, whileFull, cutOff, outcomes, lastEvents }),
 );
 process.exit(0);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import {
+import fs, {
   chmodSync,
   linkSync,
   lstatSync,
@@ -13,8 +13,9 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, test } from 'node:test';
+import { afterEach, beforeEach, describe, mock, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
@@ -320,6 +321,34 @@ describe('list', () => {
       after = page.next;
     }
     assert.deepEqual(seen, Array.from({ length: 10_000 }, (_, n) => `many/${String(n)}`).sort());
+  });
+
+  test('a page of a large directory costs two readings of it, and a look at each entry that is shown', async () => {
+    mkdirSync(on('many'));
+    for (let n = 0; n < 3000; n += 1) writeFileSync(on(`many/${String(n).padStart(4, '0')}`), '');
+    mkdirSync(on('many/1500.d'));
+    const looks = mock.method(fs, 'lstatSync');
+    const readings = mock.method(fs, 'opendirSync');
+    syncBuiltinESMExports();
+    try {
+      let after: string | undefined;
+      for (let page = 0; page < 20; page += 1) {
+        looks.mock.resetCalls();
+        readings.mock.resetCalls();
+        const { entries, next } = await bench.files.list({
+          ...{ workspace, path: 'many', limit: 100, recursive: true },
+          ...(after === undefined ? {} : { after }),
+        });
+        assert.equal(entries.length, 100);
+        // One more entry, to know whether there is more; the way to the directory; and the one in it.
+        assert.ok(looks.mock.callCount() <= 100 + 5, `${looks.mock.callCount()} looks`);
+        assert.ok(readings.mock.callCount() <= 3, `${readings.mock.callCount()} readings`);
+        after = next ?? '';
+      }
+    } finally {
+      mock.restoreAll();
+      syncBuiltinESMExports();
+    }
   });
 
   test('property: pages of any size of a recursive list are the list', async () => {

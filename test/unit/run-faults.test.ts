@@ -50,6 +50,7 @@ test('a full disk: what ends is written when there is room, what is refused is n
     whileFull: { told: string[]; written: string[] };
     cutOff: string[];
     outcomes: string[];
+    lastEvents: string[];
   };
   assert.ok(told.truncated);
   assert.ok(told.printed > 2 ** 20, `${told.printed} bytes of output are kept`);
@@ -67,6 +68,7 @@ test('a full disk: what ends is written when there is room, what is refused is n
     told.outcomes,
     [...five, 6, 7].map(() => 'ok'),
   );
+  assert.deepEqual(told.lastEvents, ['end', 'end', 'end']);
 });
 
 describe('a runner that is away', () => {
@@ -107,7 +109,7 @@ describe('a runner that is away', () => {
     await first.book.stop(0);
     first.store.close();
     const second = refusing(3, first.dir);
-    await second.book.resume();
+    second.book.resume();
     for (const id of ids) await ended(second, id);
     assert.deepEqual(
       second.ran,
@@ -239,7 +241,7 @@ describe('the clock is set back', () => {
       made.store.close();
       set(noon - DAY_MS);
       const next = make(quick, { dir: made.dir });
-      await next.book.resume();
+      next.book.resume();
       await turns('it has run', () => next.store.runs.get(waits, ADMIN).state === 'ended');
       for (const id of [ran, waits]) {
         const { createdAt, startedAt, endedAt } = next.book.record(id, ADMIN);

@@ -320,7 +320,7 @@ describe('the background', () => {
     // As a crash leaves it: the database is closed by nobody who finishes anything.
     first.store.close();
     const second = make(quick, { dir: first.dir });
-    await second.book.resume();
+    second.book.resume();
     await ended(second, waited);
     const cut = second.book.record(ran, ADMIN);
     assert.deepEqual(

@@ -5,8 +5,13 @@ import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
+import { pino } from 'pino';
+import { Store } from '../../src/gateway/store/store.ts';
+import { Webhooks } from '../../src/gateway/webhooks/deliver.ts';
 import { send, signatureOf } from '../../src/gateway/webhooks/send.ts';
 import { WebhookTargets } from '../../src/gateway/webhooks/target.ts';
+import { NoxError } from '../../src/protocol/errors.ts';
+import { eventually } from '../support/server.ts';
 
 const never = () => Promise.reject(new Error('asked for a name'));
 const DELIVERY = { id: 'whd_1', run: 'run_1', secret: 's', body: '{"é":1}' };
@@ -130,4 +135,37 @@ test('redirects are not followed; endless and slow answers cost nothing', async 
       await assert.rejects(send(await at(port), DELIVERY, 200));
     },
   );
+});
+
+test('what was delivered is not delivered again while a full disk keeps that from being noted', async () => {
+  const log = pino({ level: 'silent' });
+  const store = Store.open(':memory:', { runs: 1000, days: 1 }, log);
+  const run = { id: 'run_1', token: 'x', runtime: 'x', workspace: undefined, requestId: 'x' };
+  store.runs.insert({ ...run, state: 'running' });
+  store.runs.finish('run_1', { outcome: 'ok' });
+  let calls = 0;
+  let refused = 0;
+  const { webhooks } = store;
+  const remove = webhooks.remove.bind(webhooks);
+  const full = () => {
+    refused += 1;
+    throw new NoxError('internal', 'full');
+  };
+  Object.assign(webhooks, { remove: full, later: full });
+  await withTarget(
+    (_request, response) => {
+      calls += 1;
+      response.writeHead(204).end();
+    },
+    async (port) => {
+      webhooks.add({ id: 'whd_1', run: 'run_1', url: `http://127.0.0.1:${String(port)}/`, secret: 's' });
+      const delivery = new Webhooks(store, new WebhookTargets(['127.0.0.0/8'], never), log);
+      await eventually('it could not be noted, again and again', () => refused >= 3);
+      Object.assign(webhooks, { remove });
+      await eventually('it is noted', () => webhooks.due(8).length === 0);
+      assert.equal(calls, 1);
+      delivery.stop();
+    },
+  );
+  store.close();
 });

@@ -14,7 +14,7 @@ import type { Store } from '../store/store.ts';
 import { recordOf, type RunKeeper, type RunOrder } from './keeper.ts';
 import { LiveRun, type RunObserver } from './live.ts';
 import type { FileLog } from './log.ts';
-import { viewOf, type RunRecord } from './record.ts';
+import type { RunRecord } from './record.ts';
 import { Logged } from './sink.ts';
 import type { Spool } from './spool.ts';
 
@@ -57,17 +57,11 @@ export class Background {
   }
 
   /** Takes up what a stop or a crash has left. */
-  async resume(): Promise<LiveRun[]> {
+  resume(): LiveRun[] {
     const { store, spool, log } = this.#options;
     const { ended, queued } = store.runs.interrupted();
     if (ended.length + queued.length > 0)
       log.info({ cutOff: ended.length, waiting: queued.length }, 'runs taken up');
-    for (const id of ended) {
-      const view = viewOf(recordOf(store.runs.get(id, ADMIN), undefined));
-      await spool.complete(id, view).catch((error: unknown) => {
-        log.error({ err: error }, 'state: the events of a run that was cut off');
-      });
-    }
     const runs: LiveRun[] = [];
     for (const id of queued) {
       const request = store.runs.request(id);

@@ -18,7 +18,7 @@ import { linesOf, outputOf } from './events.ts';
 import { recordOf, RunKeeper, type RunOrder } from './keeper.ts';
 import { LiveRun, type RunObserver } from './live.ts';
 import { MemoryLog } from './log.ts';
-import type { RunRecord } from './record.ts';
+import { viewOf, type RunRecord } from './record.ts';
 import { Collected, Logged, type OutputSink } from './sink.ts';
 import type { Spool } from './spool.ts';
 import { Watching } from './watching.ts';
@@ -66,8 +66,8 @@ export class RunBook implements RunObserver {
   }
 
   /** Takes up what an earlier server has left. Call once, before anything else. */
-  async resume(): Promise<void> {
-    for (const run of await this.#background.resume()) this.#live.set(run.record.id, run);
+  resume(): void {
+    for (const run of this.#background.resume()) this.#live.set(run.record.id, run);
     this.#background.dispatch();
     this.#tidy();
   }
@@ -177,10 +177,13 @@ export class RunBook implements RunObserver {
     after: number | undefined,
     signal: AbortSignal,
   ): Promise<AsyncIterable<Buffer>> {
-    this.record(id, principal);
+    const record = this.record(id, principal);
     const live = this.#watching.read(id, after, signal) ?? this.#background.read(id, after, signal);
     if (live !== undefined) return live;
-    const log = await this.#options.spool.open(id);
+    const { spool } = this.#options;
+    // Without room for it the events are read as they are.
+    if (record.state === 'ended') await spool.complete(id, viewOf(record)).catch(() => undefined);
+    const log = await spool.open(id);
     try {
       return await log.read(after, signal);
     } finally {

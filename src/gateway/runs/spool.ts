@@ -68,7 +68,7 @@ export class Spool {
     }
   }
 
-  /** Gives events that were cut off by a crash their end. @param view the run as a client sees it */
+  /** Gives events their end that a crash or a full disk has kept from it. @param view the run as a client sees it */
   async complete(id: string, view: Readonly<Record<string, unknown>>): Promise<void> {
     const file = await open(this.#path(id), 'r+').catch((error: unknown) => {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;

@@ -13,6 +13,13 @@ const FORMATS: Readonly<Record<StreamFormat, string>> = {
   ndjson: 'application/x-ndjson',
 };
 
+export const streamHeaders = (format: StreamFormat) => ({
+  'content-type': `${FORMATS[format]}; charset=utf-8`,
+  'cache-control': 'no-store',
+  // nginx would otherwise collect the answer (ngx_http_proxy_module, proxy_buffering).
+  'x-accel-buffering': 'no',
+});
+
 /** RFC 9110, section 12.4.2. */
 const NOT_WANTED = /;[ \t]*q=0(\.0*)?[ \t]*(;|$)/i;
 
@@ -54,10 +61,7 @@ export async function sendPieces<T extends string | Buffer>(
   reply.request.ending.answered = true;
   raw.writeHead(200, {
     ...(reply.getHeaders() as Record<string, string>),
-    'content-type': `${FORMATS[format]}; charset=utf-8`,
-    'cache-control': 'no-store',
-    // nginx would otherwise collect the answer (ngx_http_proxy_module, proxy_buffering).
-    'x-accel-buffering': 'no',
+    ...streamHeaders(format),
   });
   raw.flushHeaders();
   const heartbeat = format === 'sse' ? ': \n\n' : '{"type":"heartbeat"}\n';

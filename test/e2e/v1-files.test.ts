@@ -149,7 +149,8 @@ for (const split of [true, false])
         headers: { authorization: `Bearer ${server.token}` },
         signal: stop.signal,
       });
-      assert.equal(headers.get('content-type'), 'text/event-stream');
+      assert.equal(headers.get('content-type'), 'text/event-stream; charset=utf-8');
+      assert.equal(headers.get('x-accel-buffering'), 'no');
       let text = '';
       const reading = (async () => {
         for await (const piece of body ?? []) text += Buffer.from(piece as Uint8Array).toString();

@@ -86,6 +86,18 @@ describe('three ways to take the answer', () => {
     assert.deepEqual([parsed[0], parsed.at(-1)], ['started', 'end']);
   });
 
+  test('HEAD of the events of a run that goes on is answered at once', async () => {
+    const id = idOf(await run(sh('sleep 60', { background: true })));
+    const head = await call('HEAD', `/v1/runs/${id}/events`);
+    assert.equal(head.status, 200);
+    const { headers } = await call('HEAD', `/v1/runs/${id}/events`, undefined, SSE);
+    assert.match(headers.get('content-type') ?? '', /^text\/event-stream/);
+    assert.equal(headers.get('nox-run-id'), id);
+    assert.equal((await call('HEAD', '/v1/runs/run_00000000000000000000000a/events')).status, 404);
+    assert.equal((await call('GET', `/v1/runs/${id}`)).body['outcome'], null);
+    await call('POST', `/v1/runs/${id}/cancel`);
+  });
+
   test('background', async () => {
     const answer = await run(sh('echo out; echo err >&2', { background: true }));
     assert.equal(answer.status, 202);

@@ -11,6 +11,7 @@ import { parseTags } from '../conditions.ts';
 import { requireWorkspace } from '../principal.ts';
 import { queryPath } from '../query-path.ts';
 import { addRoute, closed, PageQuery, type Call } from '../route.ts';
+import { streamHeaders } from '../sse.ts';
 import { WorkspaceParams } from './v1-workspaces.ts';
 
 /** Bytes that are no UTF-8 come percent-encoded, as they are. */
@@ -148,7 +149,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor): void {
     handler: async (call) => {
       const { signal, ...place } = begin(call);
       const { reply, request } = call;
-      const headers = { 'content-type': 'text/event-stream', 'cache-control': 'no-store' };
+      const headers = streamHeaders('sse');
       const { recursive = false } = call.query;
       const { body } = await executor.fetch('watch', { ...place, recursive }, signal);
       if (request.method === 'HEAD') {

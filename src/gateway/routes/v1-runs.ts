@@ -1,6 +1,7 @@
 /** `/v1/runs`: run something and wait, watch, or go away; look at runs, talk to them, end them. */
 import { randomUUID } from 'node:crypto';
 import { constants } from 'node:os';
+import { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import Type, { type Static } from 'typebox';
 import { NoxError } from '../../protocol/errors.ts';
@@ -20,7 +21,7 @@ import { orderOf } from '../runs/order.ts';
 import { RunBody } from '../runs/request.ts';
 import { Run, RunEvent, RunPage } from '../runs/schema.ts';
 import { requireResult, sendRun } from '../runs/answer.ts';
-import { formatWanted, sendEvents, type StreamFormat } from '../sse.ts';
+import { formatWanted, sendEvents, streamHeaders, type StreamFormat } from '../sse.ts';
 import type { Store } from '../store/store.ts';
 import type { WebhookTargets } from '../webhooks/target.ts';
 
@@ -159,7 +160,11 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     errors: ['run_not_found', 'range_not_satisfiable'],
     handler: async ({ params, principal, request, reply }) => {
       const after = lastEventId(request.headers['last-event-id']);
-      return stream(book, params.id, principal, reply, formatWanted(request) ?? 'ndjson', after);
+      const format = formatWanted(request) ?? 'ndjson';
+      if (request.method !== 'HEAD') return stream(book, params.id, principal, reply, format, after);
+      // Not a reader: its events may be long in coming.
+      const { id } = book.record(params.id, principal);
+      return reply.headers({ ...streamHeaders(format), 'nox-run-id': id }).send(Readable.from([]));
     },
   });
 

@@ -1,7 +1,7 @@
 /**
  * Frames of the unix socket: a 32-bit big-endian length of the payload, one byte of type, the payload.
  *
- * Frames of data are a stream: where one begins and ends means nothing, and their bytes are copied on neither side.
+ * Frames of data are a stream: where one begins and ends means nothing, and they are handed on as they come.
  */
 import type { Writable } from 'node:stream';
 

@@ -189,13 +189,15 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
         flush();
         continue;
       }
-      if (event.data.length < LARGE) {
+      if (event.data.length >= LARGE) {
+        flush();
+        if (!socket.destroyed) writeData(socket, FRAME[event.stream], event.data);
+      } else {
         frames.push(encodeFrame(FRAME[event.stream], event.data));
         bytes += event.data.length;
-        timer ??= setImmediate(flush);
+        if (bytes >= LARGE) flush();
+        else timer ??= setImmediate(flush);
       }
-      if (event.data.length >= LARGE || bytes >= LARGE) flush();
-      if (event.data.length >= LARGE && !socket.destroyed) writeData(socket, FRAME[event.stream], event.data);
       if (socket.writableNeedDrain) await once(socket, 'drain', { signal: gone });
     }
   } finally {

@@ -120,18 +120,21 @@ export function contentRoutes(app: FastifyInstance, executor: Executor, maxUploa
   void app.register((scope, _options, done) => {
     rawBodies(scope);
     const raw = { ...FILES, bodyLimit: Number.MAX_SAFE_INTEGER } as const;
+    const written = {
+      ...raw,
+      upload: { [BYTES]: bytesOf(BYTES) },
+      answers: { 200: FileInfo, 201: FileInfo },
+      answerHeaders: ['etag'],
+      errors: [...WRITE_ERRORS, 'precondition_failed'],
+    } as const;
 
     addRoute(scope, {
-      ...raw,
+      ...written,
       method: 'PUT',
       url: `${FILES_URL}/files/content`,
       summary: 'Write a file: all of it, or the old one stays. `If-Match` and `If-None-Match: *` are heard',
       query: closed({ path: Path, mode: Mode }),
       headers: WriteHeaders,
-      upload: { [BYTES]: bytesOf(BYTES) },
-      answers: { 200: FileInfo, 201: FileInfo },
-      answerHeaders: ['etag'],
-      errors: [...WRITE_ERRORS, 'precondition_failed'],
       handler: async (call) => {
         const { signal, ...place } = begin(call);
         const { mode } = call.query;
@@ -145,16 +148,12 @@ export function contentRoutes(app: FastifyInstance, executor: Executor, maxUploa
     });
 
     addRoute(scope, {
-      ...raw,
+      ...written,
       method: 'POST',
       url: `${FILES_URL}/files/append`,
       summary: 'Add to the end of a file: all of the body, or nothing',
       query: closed({ path: Path }),
       headers: IfMatch,
-      upload: { [BYTES]: bytesOf(BYTES) },
-      answers: { 200: FileInfo, 201: FileInfo },
-      answerHeaders: ['etag'],
-      errors: [...WRITE_ERRORS, 'precondition_failed'],
       handler: async (call) => {
         const { signal, ...place } = begin(call);
         const how = { ...place, append: true, ...ifMatchOf(call.request) };

@@ -126,8 +126,9 @@ export class MemoryLog implements EventLog {
       bytes += this.#lines[to]?.length ?? 0;
       to += 1;
     } while (bytes + (this.#lines[to]?.length ?? Infinity) <= GATHERED_BYTES);
-    const [first, ...others] = this.#lines.slice(from, to);
-    return first !== undefined && others.length === 0 ? first : Buffer.concat(this.#lines.slice(from, to));
+    const lines = this.#lines.slice(from, to);
+    const [first] = lines;
+    return first !== undefined && lines.length === 1 ? first : Buffer.concat(lines);
   }
 
   #whole(): number {

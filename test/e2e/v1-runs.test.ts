@@ -1,6 +1,7 @@
 /** `/v1/runs` on a real server, gateway and runner apart; and what becomes of runs when one of the two is killed. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { eventually, restart, startServer, withServer, type Server } from '../support/server.ts';
@@ -353,6 +354,11 @@ describe('faults', () => {
       const key = { 'idempotency-key': 'across' };
       const keyed = idOf(await run(sh('echo once', { background: true }), key, own));
       await eventually('two run', () => sleeping(seconds) === 2);
+      // What is still on its way to the disk goes with the gateway.
+      const spooled = (id: string) => join(dirname(own.workspace), 'state', 'runs', `${id}.ndjson`);
+      await eventually('their output is kept', () =>
+        running.every((id) => existsSync(spooled(id)) && readFileSync(spooled(id), 'utf8').includes('begun')),
+      );
       const again = await restart(own, 'gateway', 'SIGKILL');
       await eventually('nothing is alive', () => sleeping(seconds) === 0);
       for (const id of running) {

@@ -6,9 +6,6 @@
  * line that was to come: a crash leaves that, and no head promises it.
  */
 import { createHash, type Hash } from 'node:crypto';
-import { constants, createReadStream } from 'node:fs';
-import { open } from 'node:fs/promises';
-import { createGunzip } from 'node:zlib';
 import {
   GENESIS,
   hashOf,
@@ -18,6 +15,7 @@ import {
   type ChainLine,
   type Head,
 } from '../gateway/audit-chain.ts';
+import { bytesOf, ROTATED } from '../gateway/audit-rotated.ts';
 
 export interface Intact {
   readonly intact: true;
@@ -42,8 +40,6 @@ export interface Broken {
   readonly what: string;
 }
 
-/** What logrotate makes of a name, with `dateext` or without. */
-export const ROTATED = /(?:\.\d+|-\d{8}(?:-\d+)?)(?:\.gz)?$/;
 /** Longer than any line that is written. */
 const LINE_MAX = 1024 * 1024;
 const NEWLINE = 10;
@@ -302,7 +298,7 @@ interface Piece {
 async function* linesOf(path: string): AsyncGenerator<Piece> {
   let rest = Buffer.alloc(0);
   for await (const chunk of await bytesOf(path)) {
-    let data = rest.length === 0 ? (chunk as Buffer) : Buffer.concat([rest, chunk as Buffer]);
+    let data = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
     for (let end = data.indexOf(NEWLINE); end >= 0; end = data.indexOf(NEWLINE)) {
       yield { data: data.subarray(0, end), ended: true };
       data = data.subarray(end + 1);
@@ -311,18 +307,4 @@ async function* linesOf(path: string): AsyncGenerator<Piece> {
     rest = Buffer.from(data);
   }
   if (rest.length > 0) yield { data: rest, ended: false };
-}
-
-async function bytesOf(path: string): Promise<AsyncIterable<unknown>> {
-  const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  if (!(await handle.stat()).isFile()) {
-    await handle.close();
-    throw new Error(`${path} is no regular file`);
-  }
-  const stream = createReadStream(path, { fd: handle });
-  if (!path.endsWith('.gz')) return stream;
-  const unpacked = createGunzip();
-  stream.on('error', (error) => unpacked.destroy(error));
-  unpacked.once('close', () => stream.destroy());
-  return stream.pipe(unpacked);
 }

@@ -2,7 +2,8 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { ROTATED, verifyAudit } from '../admin/audit-verify.ts';
+import { verifyAudit } from '../admin/audit-verify.ts';
+import { ROTATED } from '../gateway/audit-rotated.ts';
 import { parseHead, type Head } from '../gateway/audit-chain.ts';
 import { UsageError } from './usage.ts';
 

@@ -112,14 +112,27 @@ export interface FileEnd {
 }
 
 /** What a crash can leave after the last line is a batch or two, and a head is but a second behind. */
-const WINDOWS = [64 * 1024, 8 * 1024 * 1024];
+export const END_BYTES = 8 * 1024 * 1024;
+const WINDOWS = [64 * 1024, END_BYTES];
 const NEWLINE = 10;
 
-/** Looks for the end of the chain in a file of this size, and for a head in it. */
-export async function findEnd(handle: FileHandle, size: number, head = GENESIS): Promise<FileEnd> {
+/** A text that need not be in memory. */
+export interface Source {
+  readonly size: number;
+  /** The bytes from a place to another, of the last `END_BYTES`. */
+  readonly read: (from: number, to: number) => Promise<Buffer>;
+}
+
+export const sourceOf = (handle: FileHandle, size: number): Source => ({
+  size,
+  read: (from, to) => readRange(handle, from, to),
+});
+
+/** Looks for the end of the chain, and for a head in it. */
+export async function findEnd({ size, read }: Source, head = GENESIS): Promise<FileEnd> {
   for (const window of WINDOWS) {
     const from = Math.max(0, size - window);
-    const text = await readRange(handle, from, size);
+    const text = await read(from, size);
     let found: Head | undefined;
     let at = 0;
     for (const { line, end } of linesBackwards(text, from === 0)) {
@@ -134,7 +147,7 @@ export async function findEnd(handle: FileHandle, size: number, head = GENESIS):
     }
     if (from === 0) return { last: found, at, keeps: 'older' };
     // So much is written within a second only by a machine whose disk is beyond doubt.
-    if (found !== undefined && window === WINDOWS.at(-1)) return { last: found, at, keeps: 'yes' };
+    if (found !== undefined && window === END_BYTES) return { last: found, at, keeps: 'yes' };
   }
   return { last: undefined, at: 0, keeps: 'no' };
 }

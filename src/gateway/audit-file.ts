@@ -14,7 +14,7 @@
  * count is written where they would have stood.
  */
 import { constants } from 'node:fs';
-import { open, readdir, readFile, rename, stat, type FileHandle } from 'node:fs/promises';
+import { open, readFile, rename, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Logger } from 'pino';
 import type { AuditSink, AuditState } from './audit.ts';
@@ -25,12 +25,13 @@ import {
   findEnd,
   GENESIS,
   parseHead,
+  sourceOf,
   TORN,
-  type FileEnd,
   type Head,
   type Unchained,
 } from './audit-chain.ts';
 import { lock, unlock } from './audit-lock.ts';
+import { endOfRotated } from './audit-rotated.ts';
 
 const MODE = 0o640;
 // O_NONBLOCK: a FIFO in the file's place would hold the opening until somebody reads it.
@@ -266,7 +267,7 @@ export class AuditFile implements AuditSink {
       if ((info.mode & 0o7777) !== MODE) await handle.chmod(MODE);
       if (!this.#locked) lock(this.#lockPath);
       this.#locked = true;
-      const { last, at } = await findEnd(handle, info.size);
+      const { last, at } = await findEnd(sourceOf(handle, info.size));
       const whole = this.#chain !== undefined || (await this.#resume(handle, info.size));
       const unchained = at < info.size ? await describeRest(handle, at, info.size, TORN) : undefined;
       this.#current = { handle, first: last === undefined && whole, unchained };
@@ -285,8 +286,8 @@ export class AuditFile implements AuditSink {
    */
   async #resume(handle: FileHandle, size: number): Promise<boolean> {
     const head = parseHead(await readFile(`${this.#path}.head`, 'utf8').catch(() => ''));
-    const own = await findEnd(handle, size, head);
-    const end = own.keeps === 'older' ? await this.#endOfRotated(head) : own;
+    const own = await findEnd(sourceOf(handle, size), head);
+    const end = own.keeps === 'older' ? await endOfRotated(this.#path, head) : own;
     const last = own.last ?? end.last;
     const keeps = head === undefined ? last === undefined : end.keeps === 'yes';
     const whole = keeps || (last === undefined && (head?.seq ?? 0) === 0);
@@ -298,23 +299,6 @@ export class AuditFile implements AuditSink {
       this.#log.error({ file: this.#path, end: last, head }, message);
     }
     return whole || head === undefined;
-  }
-
-  /** Of the file that was rotated last, which is not compressed yet. */
-  async #endOfRotated(head: Head | undefined): Promise<FileEnd> {
-    const own = basename(this.#path);
-    const names = await readdir(dirname(this.#path));
-    const dated = names.filter(
-      (name) => name.startsWith(own) && /^-\d{8}(-\d+)?$/.test(name.slice(own.length)),
-    );
-    const newest = names.includes(`${own}.1`) ? `${own}.1` : dated.sort().at(-1);
-    if (newest === undefined) return { last: undefined, at: 0, keeps: 'no' };
-    const handle = await open(join(dirname(this.#path), newest), constants.O_RDONLY | SAFELY);
-    try {
-      return await findEnd(handle, (await handle.stat()).size, head);
-    } finally {
-      await handle.close();
-    }
   }
 
   /** Lines leave the queue when they are in the file, whole. */

@@ -183,10 +183,13 @@ export async function buildGateway(options: GatewayOptions): Promise<FastifyInst
       done(error as Error);
     }
   });
-  app.addHook('onSend', (request, reply, _payload, done) => {
+  app.decorate('quotaHeaders', (request) => {
     // As typed there is always one; not so for what needs no token, and for what was refused.
     const principal = request.principal as Principal | undefined;
-    if (principal !== undefined) void reply.headers(quota.headers(principal));
+    return principal === undefined ? {} : quota.headers(principal);
+  });
+  app.addHook('onSend', (request, reply, _payload, done) => {
+    void reply.headers(app.quotaHeaders(request));
     done();
   });
   watchCalls(app);

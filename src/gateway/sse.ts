@@ -1,6 +1,7 @@
 /** Answers that do not end soon: lines of events, as they come, to a client that may be slow, or be gone. */
 import { once } from 'node:events';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { takeOver } from './answer-bytes.ts';
 import { headOf, linesOf } from './runs/events.ts';
 
 /** Proxies end a connection that is silent for long: nginx after 60 s (proxy_read_timeout). */
@@ -56,13 +57,7 @@ export async function sendPieces<T extends string | Buffer>(
   encode: (piece: T) => string | Buffer = (piece) => piece,
 ): Promise<void> {
   const { raw } = reply;
-  reply.hijack();
-  // What onSend would have done.
-  reply.request.ending.answered = true;
-  raw.writeHead(200, {
-    ...(reply.getHeaders() as Record<string, string>),
-    ...streamHeaders(format),
-  });
+  takeOver(reply.code(200).headers(streamHeaders(format)));
   raw.flushHeaders();
   const heartbeat = format === 'sse' ? ': \n\n' : '{"type":"heartbeat"}\n';
   const beat = setInterval(() => {

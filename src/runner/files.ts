@@ -26,7 +26,7 @@ import type { Asks, Fetched, Fetches, Sends } from '../protocol/operations.ts';
 import { entriesBelow, etagOf, infoOf, isOneOf, isTemporary, settled, targetOf } from './entries.ts';
 import { badPath, fileNames, showPath, treeNames } from './names.ts';
 import { packTar, packZip } from './pack.ts';
-import { piecesOf } from './pieces.ts';
+import { PIECE, piecesOf } from './pieces.ts';
 import { Staging } from './staging.ts';
 import { copyWithin, removeTree, usageOf } from './trees.ts';
 import { unpackTar, unpackZip } from './unpack.ts';
@@ -129,7 +129,7 @@ export class Files {
         };
         return {
           answer: { file: infoOf(names, now), start, end },
-          body: new Body(piecesOf(fd, start, end, 'fail'), release, signal),
+          body: new Body(piecesOf(fd, start, end, 'fail', memoryFor(end - start)), release, signal),
         };
       } catch (error) {
         closeSync(fd);
@@ -579,12 +579,14 @@ function cut(
 }
 
 const write = promisify(writeFd);
+const memoryFor = (bytes: number): Buffer => Buffer.allocUnsafeSlow(Math.min(PIECE, bytes));
 
 /** From the start of one file to the end of another. */
 async function copyBytes(from: number, to: number): Promise<void> {
   const source = reopenFile(from, 'read');
   try {
-    for await (const piece of piecesOf(source, 0, fstatSync(source).size, 'fail'))
+    const { size } = fstatSync(source);
+    for await (const piece of piecesOf(source, 0, size, 'fail', memoryFor(size)))
       for (let done = 0; done < piece.length;) done += (await write(to, piece, done)).bytesWritten;
     await promisify(fsync)(to);
   } finally {

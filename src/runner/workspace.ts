@@ -27,7 +27,6 @@ import {
   writeSync,
   type BigIntStats,
 } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
@@ -45,6 +44,7 @@ import {
   Walk,
   withAccess,
 } from './walk.ts';
+import { writeAndSync, type Body, type Room } from './write.ts';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants;
 const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;
@@ -54,15 +54,6 @@ const REDO = /^\.nox-[0-9a-f]{24}\.redo$/;
 const PLACEHOLDER_TIME = 739;
 const CLAIM_TRIES = 32;
 const COPY_PIECE = 1024 * 1024;
-
-type Body = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
-
-/** Where the bytes of a workspace are taken from, before they are written (disk.ts). */
-export interface Room {
-  readonly room: number;
-  take(bytes: number): Promise<boolean>;
-  giveBack(bytes: number): void;
-}
 
 /**
  * Splits a path of the four calls into names, as text: half of a surrogate pair is U+FFFD there.
@@ -304,30 +295,6 @@ export class Workspace {
     } finally {
       closeSync(root);
     }
-  }
-}
-
-async function writeAndSync(path: Buffer, body: Body, room: Room): Promise<number> {
-  const file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o666);
-  let bytes = 0;
-  try {
-    for await (const chunk of body) {
-      if (!(await room.take(chunk.length))) {
-        throw new NoxError(
-          'workspace_full',
-          `The workspace has room for ${Math.max(0, room.room + bytes)} bytes more`,
-        );
-      }
-      bytes += chunk.length;
-      for (let done = 0; done < chunk.length;) done += (await file.write(chunk, done)).bytesWritten;
-    }
-    await file.sync();
-    return bytes;
-  } catch (error) {
-    room.giveBack(bytes);
-    throw error;
-  } finally {
-    await file.close();
   }
 }
 

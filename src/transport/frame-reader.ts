@@ -1,32 +1,55 @@
 /** Frames of a socket, asked for one by one; what was not asked for yet is bounded. */
-import type { Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { FrameDecoder, type Frame } from './frames.ts';
 
 /** So much may wait to be asked for; then the sender is made to wait. */
 const AHEAD_BYTES = 1024 * 1024;
 
 export class FrameReader {
-  readonly #socket: Socket;
+  readonly socket: Socket;
   readonly #decoder: FrameDecoder;
-  readonly #frames: Frame[] = [];
+  readonly #ahead: number;
   #waiting: PromiseWithResolvers<Frame | undefined> | undefined;
-  #ahead = 0;
-  #error: unknown;
   #ended = false;
 
-  /** @param maxPayload the largest payload that is taken */
-  constructor(socket: Socket, maxPayload: number) {
-    this.#socket = socket;
+  private constructor(socket: Socket, maxPayload: number, ahead: number) {
+    this.socket = socket;
     this.#decoder = new FrameDecoder(maxPayload);
-    socket.on('data', (chunk: Buffer) => {
-      this.#take(chunk);
-    });
+    this.#ahead = ahead;
     // A connection that breaks is an end like any other: what is missing is noticed by whoever waits for it.
     const onEnd = () => {
       this.#ended = true;
-      this.#waiting?.resolve(undefined);
+      this.#wake();
     };
     socket.once('end', onEnd).once('close', onEnd);
+  }
+
+  /** @param maxPayload the largest payload that is taken */
+  static accept(socket: Socket, maxPayload: number): FrameReader {
+    const reader = new FrameReader(socket, maxPayload, AHEAD_BYTES);
+    socket.on('data', (chunk: Buffer) => {
+      reader.#take(chunk);
+    });
+    return reader;
+  }
+
+  /**
+   * Reads always into the same memory, so that many bytes make no work for the garbage collector: a payload holds
+   * until the next frame is asked for.
+   *
+   * @param maxPayload the largest payload that is taken
+   * @param bytes that are read at a time
+   */
+  static connect(path: string, maxPayload: number, bytes: number): FrameReader {
+    const memory = Buffer.allocUnsafeSlow(bytes);
+    const callback = (length: number) => {
+      reader.#take(memory.subarray(0, length));
+      return true;
+    };
+    const socket = connect({ path, onread: { buffer: memory, callback } });
+    const reader = new FrameReader(socket, maxPayload, 0);
+    socket.resume();
+    return reader;
   }
 
   /**
@@ -34,36 +57,40 @@ export class FrameReader {
    * @throws FrameError for what is no frame; the connection is then of no use
    */
   next(): Promise<Frame | undefined> {
-    const frame = this.#frames.shift();
-    if (frame !== undefined) {
-      this.#ahead -= frame.payload.length;
-      if (this.#socket.isPaused() && this.#ahead < AHEAD_BYTES) this.#socket.resume();
-      return Promise.resolve(frame);
-    }
-    // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- what the decoder has thrown
-    if (this.#error !== undefined) return Promise.reject(this.#error);
-    if (this.#ended) return Promise.resolve(undefined);
     const waiting = Promise.withResolvers<Frame | undefined>();
     this.#waiting = waiting;
+    this.#wake();
+    if (this.#decoder.buffered < this.#ahead) this.readOn();
     return waiting.promise;
   }
 
+  /** Nobody asks for a frame, but the end of the connection is noticed. */
+  readOn(): void {
+    if (this.socket.isPaused()) this.socket.resume();
+  }
+
   #take(chunk: Buffer): void {
+    this.#decoder.feed(chunk);
+    this.#wake();
+    if (this.#waiting === undefined && this.#decoder.buffered >= this.#ahead) this.socket.pause();
+  }
+
+  #wake(): void {
+    const waiting = this.#waiting;
+    if (waiting === undefined) return;
     try {
-      for (const frame of this.#decoder.push(chunk)) {
-        const waiting = this.#waiting;
-        this.#waiting = undefined;
-        if (waiting !== undefined) waiting.resolve(frame);
-        else {
-          this.#frames.push(frame);
-          this.#ahead += frame.payload.length;
-        }
+      const frame = this.#decoder.next();
+      if (frame === undefined && !this.#ended) {
+        // The memory that it was read into is read into again.
+        if (this.#ahead === 0) this.#decoder.own();
+        this.readOn();
+        return;
       }
-      if (this.#ahead >= AHEAD_BYTES) this.#socket.pause();
+      waiting.resolve(frame);
     } catch (error) {
-      this.#error = error;
-      this.#socket.pause();
-      this.#waiting?.reject(error);
+      this.socket.pause();
+      waiting.reject(error);
     }
+    this.#waiting = undefined;
   }
 }

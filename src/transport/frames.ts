@@ -50,20 +50,25 @@ export function encodeFrame(type: FrameType, payload: Uint8Array | string): Buff
 /**
  * Writes frames of data, without a copy: the bytes must not change until they have been sent.
  *
- * @returns false when the socket wants to be waited for
+ * @returns when the kernel has taken them, or the socket has been destroyed
  */
-export function writeData(socket: Writable, type: FrameType, data: Uint8Array): boolean {
-  let more = true;
-  socket.cork();
-  for (let at = 0; at < data.length; at += PIECE) {
-    const piece = data.subarray(at, at + PIECE);
-    const header = Buffer.allocUnsafe(HEADER);
-    writeHeader(header, type, piece.length);
-    socket.write(header);
-    more = socket.write(piece);
-  }
-  socket.uncork();
-  return more;
+export function sendData(socket: Writable, type: FrameType, data: Uint8Array): Promise<void> {
+  return new Promise((resolve) => {
+    const sent = () => {
+      resolve();
+    };
+    socket.cork();
+    for (let at = 0; at < data.length; at += PIECE) {
+      const piece = data.subarray(at, at + PIECE);
+      const header = Buffer.allocUnsafe(HEADER);
+      writeHeader(header, type, piece.length);
+      socket.write(header);
+      // The last write of many: they are called back in their order.
+      socket.write(piece, at + PIECE >= data.length ? sent : undefined);
+    }
+    socket.uncork();
+    if (data.length === 0) resolve();
+  });
 }
 
 function writeHeader(frame: Buffer, type: FrameType, length: number): void {
@@ -71,7 +76,7 @@ function writeHeader(frame: Buffer, type: FrameType, length: number): void {
   frame[4] = type;
 }
 
-/** Cuts a stream of bytes into frames. Holds at most one that is unfinished; those of data it hands on as they come. */
+/** Cuts a stream of bytes into frames. Holds what was not asked for yet; those of data it hands on as they come. */
 export class FrameDecoder {
   readonly #maxPayload: number;
   #chunks: Buffer[] = [];
@@ -79,47 +84,97 @@ export class FrameDecoder {
   /** The frame of data that has begun, and how much of it is still to come. */
   #data: FrameType = FRAME.data;
   #left = 0;
+  /** The first chunk is the rest of the one that the last data was in. */
+  #same = false;
 
   /** @param maxPayload the largest payload that is taken; a longer one is refused when its header is seen */
   constructor(maxPayload: number) {
     this.#maxPayload = maxPayload;
   }
 
-  /** @throws FrameError for an unknown type or a payload that is too long; the connection is then of no use */
-  *push(chunk: Buffer): Generator<Frame> {
-    if (chunk.length > 0) this.#chunks.push(chunk);
-    this.#buffered += chunk.length;
-    for (;;) {
-      const [first] = this.#chunks;
-      if (this.#left > 0 && first !== undefined) {
-        const payload = first.subarray(0, this.#left);
-        this.#drop(payload.length);
-        this.#left -= payload.length;
-        yield { type: this.#data, payload };
-        continue;
-      }
-      if (this.#buffered < HEADER) return;
-      const header = this.#peek(HEADER);
-      const length = header.readUInt32BE(0);
-      const type = header[4] ?? 0;
-      if (!TYPES.has(type)) throw new FrameError(`unknown frame type ${String(type)}`);
-      if (length > this.#maxPayload) throw new FrameError(`a frame of ${String(length)} bytes is too long`);
-      if (DATA.has(type) && length > 0) {
-        this.#drop(HEADER);
-        this.#data = type as FrameType;
-        this.#left = length;
-        continue;
-      }
-      if (this.#buffered < HEADER + length) return;
-      const whole = this.#peek(HEADER + length);
-      this.#drop(HEADER + length);
-      yield { type: type as FrameType, payload: whole.subarray(HEADER) };
-    }
+  /** Bytes that wait to be decoded. */
+  get buffered(): number {
+    return this.#buffered;
   }
 
   /** Whether the stream may end here. */
   get empty(): boolean {
     return this.#buffered === 0 && this.#left === 0;
+  }
+
+  /** @param chunk is not copied, and no longer the caller's: payloads are views of it, and may be moved in it */
+  feed(chunk: Buffer): void {
+    if (chunk.length > 0) this.#chunks.push(chunk);
+    this.#buffered += chunk.length;
+  }
+
+  /** Copies what waits of the last chunk, so that its memory may be written over. */
+  own(): void {
+    const last = this.#chunks.pop();
+    if (last !== undefined) this.#chunks.push(Buffer.from(last));
+  }
+
+  /**
+   * @returns undefined where more bytes are needed
+   * @throws FrameError for an unknown type or a payload that is too long; the connection is then of no use
+   */
+  next(): Frame | undefined {
+    if (this.#left === 0) {
+      if (this.#buffered < HEADER) return undefined;
+      const header = this.#peek(HEADER);
+      const length = header.readUInt32BE(0);
+      const type = header[4] ?? 0;
+      if (!TYPES.has(type)) throw new FrameError(`unknown frame type ${String(type)}`);
+      if (length > this.#maxPayload) throw new FrameError(`a frame of ${String(length)} bytes is too long`);
+      if (!DATA.has(type) || length === 0) return this.#whole(type as FrameType, length);
+      this.#drop(HEADER);
+      this.#data = type as FrameType;
+      this.#left = length;
+    }
+    let payload = this.#takeData();
+    if (payload === undefined) return undefined;
+    while (this.#goesOn()) payload = this.#join(payload);
+    return { type: this.#data, payload };
+  }
+
+  /** What the first chunk has of the data that is to come. */
+  #takeData(): Buffer | undefined {
+    const [chunk] = this.#chunks;
+    if (chunk === undefined) return undefined;
+    const payload = chunk.subarray(0, this.#left);
+    this.#same = payload.length < chunk.length;
+    this.#drop(payload.length);
+    this.#left -= payload.length;
+    return payload;
+  }
+
+  /** Whether the same chunk goes on with more of the same data. */
+  #goesOn(): boolean {
+    const [first] = this.#chunks;
+    if (!this.#same || first === undefined || first.length <= HEADER || first[4] !== this.#data) return false;
+    const length = first.readUInt32BE(0);
+    return length > 0 && length <= this.#maxPayload;
+  }
+
+  /**
+   * Moves what follows over the header between the two: what is read at a time has the end of one frame and the
+   * beginning of the next, and to hand on each by itself would cost far more.
+   */
+  #join(before: Buffer): Buffer {
+    this.#left = this.#peek(HEADER).readUInt32BE(0);
+    this.#drop(HEADER);
+    const after = this.#takeData();
+    if (after === undefined) return before;
+    const whole = Buffer.from(before.buffer, before.byteOffset, before.length + after.length);
+    after.copy(whole, before.length);
+    return whole;
+  }
+
+  #whole(type: FrameType, length: number): Frame | undefined {
+    if (this.#buffered < HEADER + length) return undefined;
+    const whole = this.#peek(HEADER + length);
+    this.#drop(HEADER + length);
+    return { type, payload: whole.subarray(HEADER) };
   }
 
   /** The first `size` bytes in one piece; joins chunks only as far as needed, so that a long frame is copied once. */

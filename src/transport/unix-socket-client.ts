@@ -1,6 +1,6 @@
 /** The gateway's side of the unix socket: unix-socket.ts has what is said on it. */
 import { once } from 'node:events';
-import { connect as connectSocket, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { isErrorCode, NoxError } from '../protocol/errors.ts';
 import type { Executor } from '../protocol/executor.ts';
 import {
@@ -14,13 +14,16 @@ import {
 } from '../protocol/messages.ts';
 import type { Fetched } from '../protocol/operations.ts';
 import { FrameReader } from './frame-reader.ts';
-import { encodeFrame, FRAME, PIECE, writeData, type Frame, type Op } from './frames.ts';
+import { encodeFrame, FRAME, PIECE, sendData, type Frame, type Op } from './frames.ts';
 
 const HEALTH_TIMEOUT_MS = 1000;
 /** In this time a runner that was told to end a run has ended it. */
 const CANCEL_MS = 5000;
 /** Connections that a client keeps for its next calls. */
 const KEPT_MAX = 64;
+/** What is read at a time: as much as a program's pipe holds; of a download, all that waits in the socket (212,992 bytes, net.core.wmem_default). */
+const READ_BYTES = 64 * 1024;
+const DOWNLOAD_BYTES = 256 * 1024;
 
 export function connect(path: string): Executor {
   const pool = new Pool(path);
@@ -42,26 +45,28 @@ export function connect(path: string): Executor {
   };
 }
 
-interface Connection {
-  readonly socket: Socket;
-  readonly frames: FrameReader;
-}
-
 /** Connections whose last call was answered. One that the runner closes is taken out at once. */
 class Pool {
   readonly #path: string;
-  readonly #kept: Connection[] = [];
+  readonly #kept: FrameReader[] = [];
 
   constructor(path: string) {
     this.#path = path;
   }
 
   /** @throws NoxError `cancelled` or `runner_unavailable` */
-  async take(signal: AbortSignal): Promise<Connection> {
+  async take(signal: AbortSignal): Promise<FrameReader> {
     if (signal.aborted) throw broken(signal);
     for (let kept = this.#kept.pop(); kept !== undefined; kept = this.#kept.pop())
       if (kept.socket.readyState === 'open') return kept;
-    const socket = connectSocket({ path: this.#path });
+    return this.open(READ_BYTES, signal);
+  }
+
+  /** @throws NoxError `cancelled` or `runner_unavailable` */
+  async open(bytes: number, signal: AbortSignal): Promise<FrameReader> {
+    if (signal.aborted) throw broken(signal);
+    const frames = FrameReader.connect(this.#path, PIECE, bytes);
+    const { socket } = frames;
     try {
       await once(socket, 'connect', { signal });
     } catch (cause) {
@@ -70,15 +75,16 @@ class Pool {
     }
     socket.on('error', () => undefined);
     socket.once('close', () => {
-      const at = this.#kept.findIndex((each) => each.socket === socket);
+      const at = this.#kept.indexOf(frames);
       if (at >= 0) this.#kept.splice(at, 1);
     });
-    return { socket, frames: new FrameReader(socket, PIECE) };
+    return frames;
   }
 
-  giveBack(connection: Connection): void {
-    if (this.#kept.length < KEPT_MAX) this.#kept.push(connection);
-    else connection.socket.destroy();
+  giveBack(frames: FrameReader): void {
+    frames.readOn();
+    if (this.#kept.length < KEPT_MAX) this.#kept.push(frames);
+    else frames.socket.destroy();
   }
 
   close(): void {
@@ -92,8 +98,8 @@ async function* run(
   signal: AbortSignal,
   input?: AsyncIterable<RunInput>,
 ): AsyncGenerator<RunEvent> {
-  const connection = await pool.take(signal);
-  const { socket, frames } = connection;
+  const frames = await pool.take(signal);
+  const { socket } = frames;
   let late: NodeJS.Timeout | undefined;
   // Half a close: the runner says when nothing of the run is alive.
   const onAbort = () => {
@@ -126,7 +132,7 @@ async function* run(
   } finally {
     signal.removeEventListener('abort', onAbort);
     clearTimeout(late);
-    if (answered && !signal.aborted && !interactive) pool.giveBack(connection);
+    if (answered && !signal.aborted && !interactive) pool.giveBack(frames);
     else socket.destroy();
   }
 }
@@ -158,7 +164,8 @@ async function upload(
   body: AsyncIterable<Uint8Array>,
   signal: AbortSignal,
 ): Promise<unknown> {
-  const { socket, frames } = await pool.take(signal);
+  const frames = await pool.take(signal);
+  const { socket } = frames;
   const onAbort = () => {
     socket.destroy();
   };
@@ -185,7 +192,7 @@ async function sendBody(
   socket.write(call);
   for await (const chunk of body) {
     if (socket.destroyed || signal.aborted) return;
-    if (!writeData(socket, FRAME.data, chunk)) await drained(socket);
+    await sendData(socket, FRAME.data, chunk);
   }
   socket.write(encodeFrame(FRAME.dataEnd, ''));
 }
@@ -195,7 +202,8 @@ async function download(
   call: { op: Op; name: string; request: unknown },
   signal: AbortSignal,
 ): Promise<Fetched<unknown>> {
-  const { socket, frames } = await pool.take(signal);
+  const frames = await pool.open(DOWNLOAD_BYTES, signal);
+  const { socket } = frames;
   const onAbort = () => {
     socket.destroy();
   };
@@ -242,21 +250,22 @@ async function ask(
   call: { op: Op; name?: string; request?: unknown },
   signal: AbortSignal,
 ): Promise<unknown> {
-  const connection = await pool.take(signal);
+  const frames = await pool.take(signal);
+  const { socket } = frames;
   const onAbort = () => {
-    connection.socket.destroy();
+    socket.destroy();
   };
   signal.addEventListener('abort', onAbort);
   let answered = false;
   try {
-    connection.socket.write(encodeCall(call));
-    const answer = await firstAnswer(connection.frames, signal);
+    socket.write(encodeCall(call));
+    const answer = await firstAnswer(frames, signal);
     answered = true;
     return answer;
   } finally {
     signal.removeEventListener('abort', onAbort);
-    if (answered && !signal.aborted) pool.giveBack(connection);
-    else connection.socket.destroy();
+    if (answered && !signal.aborted) pool.giveBack(frames);
+    else socket.destroy();
   }
 }
 

@@ -7,7 +7,7 @@ import type { Executor } from '../protocol/executor.ts';
 import type { PutRequest, RunEvent, RunInput, RunRequest } from '../protocol/messages.ts';
 import type { Asks, Fetches, Sends } from '../protocol/operations.ts';
 import { FrameReader } from './frame-reader.ts';
-import { encodeFrame, FRAME, FrameError, OPS, writeData, type Frame, type Op } from './frames.ts';
+import { encodeFrame, FRAME, FrameError, OPS, sendData, type Frame, type Op } from './frames.ts';
 
 /** How long a refused client may go on before it is cut off. */
 const LINGER_MS = 5000;
@@ -61,7 +61,7 @@ async function answer(executor: Executor, socket: Socket, maxRequestBytes: numbe
   socket.once('close', end);
   // A peer that vanished shows as 'close'; its error says no more.
   socket.on('error', () => undefined);
-  const frames = new FrameReader(socket, maxRequestBytes);
+  const frames = FrameReader.accept(socket, maxRequestBytes);
   try {
     let next = frames.next();
     for (let first = await next; first !== undefined; first = await next) {
@@ -119,7 +119,10 @@ async function converse(
     );
     const { answer, body } = await executor.fetch(name as keyof Fetches, request as never, gone);
     socket.write(encodeFrame(FRAME.answer, JSON.stringify(answer)));
-    await sendData(body, socket, gone);
+    for await (const data of body) {
+      if (socket.destroyed) return;
+      await sendData(socket, FRAME.data, data);
+    }
     socket.write(encodeFrame(FRAME.dataEnd, ''));
   } else {
     const body = dataOf(frames);
@@ -191,7 +194,7 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
       }
       if (event.data.length >= LARGE) {
         flush();
-        if (!socket.destroyed) writeData(socket, FRAME[event.stream], event.data);
+        await sendData(socket, FRAME[event.stream], event.data);
       } else {
         frames.push(encodeFrame(FRAME[event.stream], event.data));
         bytes += event.data.length;
@@ -202,13 +205,6 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
     }
   } finally {
     clearImmediate(timer);
-  }
-}
-
-async function sendData(body: AsyncIterable<Uint8Array>, socket: Socket, gone: AbortSignal): Promise<void> {
-  for await (const data of body) {
-    if (socket.destroyed) return;
-    if (!writeData(socket, FRAME.data, data)) await once(socket, 'drain', { signal: gone });
   }
 }
 

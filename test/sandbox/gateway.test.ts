@@ -28,7 +28,10 @@ async function say(...bytes: readonly Uint8Array[]): Promise<Frame[]> {
   await once(socket, 'connect');
   const decoder = new FrameDecoder(64 * 1024 * 1024);
   const frames: Frame[] = [];
-  socket.on('data', (data: Buffer) => frames.push(...decoder.push(data)));
+  socket.on('data', (data: Buffer) => {
+    decoder.feed(data);
+    for (let frame = decoder.next(); frame !== undefined; frame = decoder.next()) frames.push(frame);
+  });
   for (const each of bytes) socket.write(each);
   const timer = setTimeout(() => socket.destroy(), 10_000);
   await once(socket, 'close');

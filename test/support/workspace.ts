@@ -50,6 +50,6 @@ export async function* pieces(...parts: (string | Uint8Array | Error)[]): AsyncG
 
 export async function all(body: AsyncIterable<Uint8Array>): Promise<Buffer> {
   const parts: Uint8Array[] = [];
-  for await (const part of body) parts.push(part);
+  for await (const part of body) parts.push(Buffer.from(part));
   return Buffer.concat(parts);
 }

@@ -11,7 +11,7 @@ import {
   type Frame,
   type FrameType,
   PIECE,
-  writeData,
+  sendData,
 } from '../../src/transport/frames.ts';
 
 const TYPES = Object.values(FRAME);
@@ -29,7 +29,8 @@ function cut(stream: Buffer, places: readonly number[]): Buffer[] {
     ...places.map((place) => place % (stream.length + 1)).sort((a, b) => a - b),
     stream.length,
   ];
-  return sorted.slice(1).map((end, index) => stream.subarray(sorted[index], end));
+  // Each in memory of its own: a decoder moves what it is given.
+  return sorted.slice(1).map((end, index) => Buffer.from(stream.subarray(sorted[index], end)));
 }
 
 /** Frames of data are a stream: how it is cut means nothing. */
@@ -47,7 +48,12 @@ function plain(all: readonly { type: FrameType; payload: Uint8Array }[]): [Frame
 }
 
 function decode(decoder: FrameDecoder, chunks: readonly Buffer[]): Frame[] {
-  return chunks.flatMap((chunk) => [...decoder.push(chunk)]);
+  const found: Frame[] = [];
+  for (const chunk of chunks) {
+    decoder.feed(chunk);
+    for (let frame = decoder.next(); frame !== undefined; frame = decoder.next()) found.push(frame);
+  }
+  return found;
 }
 
 describe('FrameDecoder', () => {
@@ -126,7 +132,7 @@ describe('FrameDecoder', () => {
     for (const length of [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7]) {
       const data = randomBytes(length);
       const pipe = new PassThrough({ highWaterMark: 2 ** 24 });
-      assert.ok(writeData(pipe, FRAME.stderr, data));
+      await sendData(pipe, FRAME.stderr, data);
       pipe.end();
       const decoder = new FrameDecoder(PIECE);
       const got = decode(decoder, (await pipe.toArray()) as Buffer[]);
@@ -169,8 +175,10 @@ describe('FrameDecoder', () => {
   test('frames before a bad one are still handed on', () => {
     const stream = Buffer.concat([encodeFrame(FRAME.stdout, 'a'), encodeFrame(99 as FrameType, 'b')]);
     const got: string[] = [];
+    const decoder = new FrameDecoder(MAX);
+    decoder.feed(stream);
     assert.throws(() => {
-      for (const { payload } of new FrameDecoder(MAX).push(stream)) got.push(payload.toString());
+      for (;;) got.push(String(decoder.next()?.payload));
     }, FrameError);
     assert.deepEqual(got, ['a']);
   });
@@ -179,6 +187,68 @@ describe('FrameDecoder', () => {
     const [got] = decode(new FrameDecoder(MAX), [encodeFrame(FRAME.call, 'é🎉')]);
     assert.equal(got?.payload.toString(), 'é🎉');
     assert.equal(got.payload.length, 6);
+  });
+
+  test('property: it does not matter when they are asked for', () => {
+    fc.assert(
+      fc.property(
+        frames,
+        fc.array(fc.nat(), { maxLength: 40 }),
+        fc.infiniteStream(fc.boolean()),
+        (sent, places, asked) => {
+          const stream = Buffer.concat(sent.map(({ type, payload }) => encodeFrame(type, payload)));
+          const decoder = new FrameDecoder(MAX);
+          const got: Frame[] = [];
+          const take = () => {
+            for (let frame = decoder.next(); frame !== undefined; frame = decoder.next()) got.push(frame);
+          };
+          for (const chunk of cut(stream, places)) {
+            decoder.feed(chunk);
+            if (asked.next().value) take();
+          }
+          take();
+          assert.deepEqual(plain(got), plain(sent));
+        },
+      ),
+      { numRuns: 1000 },
+    );
+  });
+
+  test('data of several frames in one chunk is handed on in one piece', () => {
+    const sent = ['abc', 'd', 'efghij', 'k'].map((text) => encodeFrame(FRAME.stdout, text));
+    const decoder = new FrameDecoder(MAX);
+    const got = decode(decoder, [
+      Buffer.concat([
+        ...sent,
+        encodeFrame(FRAME.stderr, 'x'),
+        encodeFrame(FRAME.stdout, 'yz').subarray(0, 6),
+      ]),
+    ]);
+    assert.deepEqual(
+      got.map(({ payload }) => payload.toString()),
+      ['abcdefghijk', 'x', 'y'],
+    );
+  });
+
+  test('property: all chunks may come in the same memory, where what waits is owned', () => {
+    fc.assert(
+      fc.property(frames, fc.array(fc.nat(), { maxLength: 40 }), (sent, places) => {
+        const stream = Buffer.concat(sent.map(({ type, payload }) => encodeFrame(type, payload)));
+        const memory = Buffer.alloc(stream.length);
+        const decoder = new FrameDecoder(MAX);
+        const got: Frame[] = [];
+        for (const chunk of cut(stream, places)) {
+          chunk.copy(memory);
+          decoder.feed(memory.subarray(0, chunk.length));
+          for (let frame = decoder.next(); frame !== undefined; frame = decoder.next())
+            got.push({ ...frame, payload: Buffer.from(frame.payload) });
+          decoder.own();
+          memory.fill(0xff);
+        }
+        assert.deepEqual(plain(got), plain(sent));
+      }),
+      { numRuns: 1000 },
+    );
   });
 
   test('a long frame in many chunks is copied about once, not once a chunk', () => {

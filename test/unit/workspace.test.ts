@@ -29,7 +29,8 @@ import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
 import { ERRORS, NoxError } from '../../src/protocol/errors.ts';
-import { pathNames, Workspace, type Room } from '../../src/runner/workspace.ts';
+import { pathNames, Workspace } from '../../src/runner/workspace.ts';
+import type { Room } from '../../src/runner/write.ts';
 
 const ROOM = 2 ** 20;
 

@@ -5,6 +5,7 @@ import Type from 'typebox';
 import { NoxError, type ErrorCode } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
 import { FileInfo } from '../../protocol/files.ts';
+import { sendBytes } from '../answer-bytes.ts';
 import { attachment, hasAlready, parseRange, parseTags } from '../conditions.ts';
 import { rawBody } from '../raw-body.ts';
 import { addRoute, closed, rawBodies } from '../route.ts';
@@ -111,7 +112,7 @@ export function contentRoutes(app: FastifyInstance, executor: Executor, maxUploa
       const { format = 'tar.gz' } = call.query;
       const { body } = await executor.fetch('pack', { ...place, format }, signal);
       void call.reply.headers(download(attachment(place.path, `.${format}`), MEDIA_TYPES[format]));
-      if (call.request.method !== 'HEAD') return call.reply.send(Readable.from(body, { objectMode: false }));
+      if (call.request.method !== 'HEAD') return sendBytes(call.reply, body);
       await leave(body);
       return call.reply.send(Readable.from([]));
     },
@@ -237,7 +238,7 @@ function sendContent(
   end: number,
   /** undefined: for HEAD. */
   body: AsyncIterable<Uint8Array> | undefined,
-): FastifyReply {
+): FastifyReply | Promise<FastifyReply> {
   withETag(reply, file);
   void reply.headers({
     ...download(attachment(file.path), 'application/octet-stream'),
@@ -249,5 +250,5 @@ function sendContent(
     void reply
       .code(206)
       .header('content-range', `bytes ${String(start)}-${String(end - 1)}/${String(file.size)}`);
-  return reply.send(Readable.from(body ?? [], { objectMode: false }));
+  return body === undefined ? reply.send(Readable.from([])) : sendBytes(reply, body);
 }

@@ -197,9 +197,9 @@ async function* serverSentEvents(body: AsyncIterable<Uint8Array>): AsyncGenerato
         continue;
       }
       if (came.done === true) return;
-      next = ask();
       const lines = (rest + Buffer.from(came.value).toString()).split('\n');
       rest = lines.pop() ?? '';
+      next = ask();
       for (const line of lines) {
         const { event } = JSON.parse(line) as WatchEvent;
         yield `event: ${event}\ndata: ${line}\n\n`;

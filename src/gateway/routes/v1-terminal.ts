@@ -165,7 +165,7 @@ class SocketSink implements OutputSink {
     const socket = this.#socket;
     if (socket.readyState !== socket.OPEN) return undefined;
     return new Promise((resolve) => {
-      socket.send(data, () => {
+      socket.send(Buffer.from(data), () => {
         resolve();
       });
       if (socket.bufferedAmount < AHEAD_BYTES) resolve();

@@ -7,7 +7,11 @@ export interface OutputSink {
   /** Something was left out. */
   readonly truncated: boolean;
   started(): void;
-  /** A promise holds up the run. */
+  /**
+   * A promise holds up the run.
+   *
+   * @param data holds until then
+   */
   output(stream: StreamName, data: Uint8Array): Promise<void> | undefined;
   /** @param view the run as a client sees it */
   end(view: Readonly<Record<string, unknown>>): void;
@@ -23,7 +27,7 @@ export class Collected implements OutputSink {
   }
 
   output(stream: StreamName, data: Uint8Array): undefined {
-    this.streams[stream].push(data);
+    this.streams[stream].push(Buffer.from(data));
   }
 
   end(): void {

@@ -136,15 +136,8 @@ function racesOf({ server, bare, nginx, file, bytes }: Place): Race[] {
   const content = (path: string) => `${server.url}/v1/workspaces/default/files/content?path=${path}`;
   const auth = ['-H', `Authorization: Bearer ${server.token}`];
   const run = JSON.stringify({ command: ['cat', 'big'], workspace: 'default' });
-  const stream = async () => {
-    const sent = await curl(
-      ...auth,
-      '-H',
-      'Accept: application/x-ndjson',
-      '-d',
-      run,
-      `${server.url}/v1/runs`,
-    );
+  const stream = (media: string) => async () => {
+    const sent = await curl(...auth, '-H', `Accept: ${media}`, '-d', run, `${server.url}/v1/runs`);
     const { outcome } = (await (
       await fetch(`${server.url}/v1/runs/${sent.run}`, {
         headers: { authorization: `Bearer ${server.token}` },
@@ -169,8 +162,12 @@ function racesOf({ server, bare, nginx, file, bytes }: Place): Race[] {
     };
   return [
     {
-      ...{ ours: 'POST /v1/runs: cat, streamed', theirs: 'a bare Node server that pipes cat', bound: 0.5 },
-      turns: { ours: stream, theirs: down(bareUrl) },
+      ...{ ours: 'POST /v1/runs: cat, its bytes', theirs: 'a bare Node server that pipes cat', bound: 0.5 },
+      turns: { ours: stream('application/octet-stream'), theirs: down(bareUrl) },
+    },
+    {
+      ...{ ours: 'POST /v1/runs: cat, its events', theirs: 'a bare Node server that pipes cat', bound: 0.5 },
+      turns: { ours: stream('application/x-ndjson'), theirs: down(bareUrl) },
     },
     {
       ...{ ours: 'GET …/files/content', theirs: 'GET from nginx', bound: 0.6 },

@@ -1,4 +1,5 @@
 /** Answers whose bytes are written past Fastify, one piece after the other, as fast as the client takes them. */
+import type { ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 
 declare module 'fastify' {
@@ -20,29 +21,41 @@ export function takeOver(reply: FastifyReply): void {
   });
 }
 
+/** The body of such an answer. */
+export class ByteWriter {
+  readonly #raw: ServerResponse;
+  #taken: (() => void) | undefined;
+
+  constructor(raw: ServerResponse) {
+    this.#raw = raw;
+    raw.once('close', () => this.#taken?.());
+  }
+
+  /** Resolves when the kernel has taken them, so that their memory may be used again, or the client has gone. */
+  write(bytes: Uint8Array): Promise<void> {
+    if (this.#raw.destroyed) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#taken = resolve;
+      this.#raw.write(bytes, () => {
+        resolve();
+      });
+    });
+  }
+}
+
 /**
  * Resolves when all has been sent, or the client has gone.
  *
- * @param body the next piece is asked for when the kernel has taken the one before: it may be in the same memory
  * @throws NoxError for what fails before the first piece; later, the answer is broken off
  */
 export async function sendBytes(reply: FastifyReply, body: AsyncIterable<Uint8Array>): Promise<FastifyReply> {
   const { raw } = reply;
   const pieces = body[Symbol.asyncIterator]();
-  let taken: (() => void) | undefined;
-  raw.once('close', () => taken?.());
+  const writer = new ByteWriter(raw);
   try {
     let next = await pieces.next();
     takeOver(reply);
-    for (; next.done !== true && !raw.destroyed; next = await pieces.next()) {
-      const { value } = next;
-      await new Promise<void>((resolve) => {
-        taken = resolve;
-        raw.write(value, () => {
-          resolve();
-        });
-      });
-    }
+    for (; next.done !== true && !raw.destroyed; next = await pieces.next()) await writer.write(next.value);
     raw.end();
   } catch (error) {
     if (!reply.sent) throw error;

@@ -282,7 +282,7 @@ const REASONS: Readonly<Record<number, string>> = {
 };
 
 function contentOf(
-  { answers, events, streams = STREAM_MEDIA }: RouteInfo,
+  { answers, events, streams = STREAM_MEDIA, bytes }: RouteInfo,
   status: number,
   name: string,
   components: Components,
@@ -301,6 +301,8 @@ function contentOf(
     for (const each of streams)
       content[each] = { schema: { type: 'string', description: STREAMS[each] }, 'x-nox-event': event };
   }
+  if (bytes !== undefined && status === first)
+    content['application/octet-stream'] = { schema: { type: 'string', description: bytes } };
   return Object.keys(content).length === 0 ? undefined : content;
 }
 

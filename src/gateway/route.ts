@@ -48,6 +48,8 @@ export interface RouteInfo {
   readonly events?: TSchema;
   /** Media types of that stream; those that `Accept` may ask for (sse.ts), if it does not say. */
   readonly streams?: readonly StreamMedia[];
+  /** What the first answer is where `Accept` asks for `application/octet-stream`. */
+  readonly bytes?: string;
   /**
    * Instead of a JSON body, one that the handler takes from the request as it comes (rawBodies) and checks itself:
    * media type → schema, for the document.

@@ -26,11 +26,14 @@ const NOT_WANTED = /;[ \t]*q=0(\.0*)?[ \t]*(;|$)/i;
 
 /** What a client asks for by `Accept`; undefined: no stream. */
 export function formatWanted(request: FastifyRequest): StreamFormat | undefined {
-  const accepted = (request.headers.accept ?? '')
+  return (['sse', 'ndjson'] as const).find((format) => accepts(request, FORMATS[format]));
+}
+
+/** Whether a client names a media type in `Accept`. */
+export function accepts({ headers }: FastifyRequest, media: string): boolean {
+  return (headers.accept ?? '')
     .split(',')
-    .filter((each) => !NOT_WANTED.test(each))
-    .map((each) => each.split(';')[0]?.trim().toLowerCase());
-  return (['sse', 'ndjson'] as const).find((format) => accepted.includes(FORMATS[format]));
+    .some((each) => !NOT_WANTED.test(each) && each.split(';')[0]?.trim().toLowerCase() === media);
 }
 
 /**

@@ -7,7 +7,7 @@
  * How a program ended is no error: it is in the `end` event.
  *
  * Bytes that come out of it (of an output event, of a body) hold until the next are asked for: who keeps them copies
- * them. Those that go into it are given away: they never change.
+ * them; output is handed over with its memory. Those that go into it never change.
  */
 import type { Health, PutRequest, PutResult, RunEvent, RunInput, RunRequest } from './messages.ts';
 import type { Asks, Fetched, Fetches, Sends } from './operations.ts';

@@ -392,9 +392,11 @@ class EventQueue implements RunSink, AsyncIterable<RunEvent> {
   async *[Symbol.asyncIterator](): AsyncGenerator<RunEvent> {
     for (;;) {
       for (const event of this.#events.splice(0)) {
+        // Before it is taken: with its bytes the taker may do what it likes.
+        const bytes = event.type === 'output' ? event.data.length : 0;
         yield event;
         if (event.type === 'end') return;
-        if (event.type === 'output') this.#bytes -= event.data.length;
+        this.#bytes -= bytes;
         if (this.#full && this.#bytes < ROOM_BYTES) this.#setFull(false);
       }
       if (this.#failure !== undefined) throw this.#failure;

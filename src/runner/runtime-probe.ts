@@ -167,7 +167,7 @@ export function probeBy(executor: Pick<Executor, 'run'>): ProbeRun {
     const chunks: Record<StreamName, Uint8Array[]> = { stdout: [], stderr: [], compile: [] };
     const whole = { ...request, id: 'runtimes', workspace: { scratch: 'runtimes' } };
     for await (const event of executor.run(whole, new AbortController().signal)) {
-      if (event.type === 'output') chunks[event.stream].push(event.data);
+      if (event.type === 'output') chunks[event.stream].push(Buffer.from(event.data));
       else if (event.type === 'end') {
         const text = (...parts: Uint8Array[][]) => Buffer.concat(parts.flat()).toString();
         const { stdout, stderr, compile } = chunks;

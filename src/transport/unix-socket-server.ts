@@ -195,6 +195,7 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
       if (event.data.length >= LARGE) {
         flush();
         await sendData(socket, FRAME[event.stream], event.data);
+        free(event.data);
       } else {
         frames.push(encodeFrame(FRAME[event.stream], event.data));
         bytes += event.data.length;
@@ -206,6 +207,14 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
   } finally {
     clearImmediate(timer);
   }
+}
+
+/**
+ * Gives the memory of output that has been sent back at once: left to the garbage collector, a gigabyte would cost some
+ * fifty collections of the whole heap. What shares its memory with others is left alone.
+ */
+function free({ buffer, byteLength }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && byteLength === buffer.byteLength) buffer.transfer(0);
 }
 
 interface Call {

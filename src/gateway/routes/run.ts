@@ -167,7 +167,7 @@ async function collect(executor: Executor, request: RunRequest, reply: FastifyRe
   const stdout: Uint8Array[] = [];
   const stderr: Uint8Array[] = [];
   for await (const event of executor.run(request, reply.server.calls.signal(reply))) {
-    if (event.type === 'output') (event.stream === 'stdout' ? stdout : stderr).push(event.data);
+    if (event.type === 'output') (event.stream === 'stdout' ? stdout : stderr).push(Buffer.from(event.data));
     else if (event.type === 'end') {
       reply.request.ending.run = { limits: request.limits, result: event.result };
       return { result: event.result, stdout, stderr };

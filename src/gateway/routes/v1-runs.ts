@@ -20,8 +20,9 @@ import { viewOf } from '../runs/record.ts';
 import { orderOf } from '../runs/order.ts';
 import { RunBody } from '../runs/request.ts';
 import { Run, RunEvent, RunPage } from '../runs/schema.ts';
+import { sendStdout } from '../runs/stdout.ts';
 import { requireResult, sendRun } from '../runs/answer.ts';
-import { formatWanted, sendEvents, streamHeaders, type StreamFormat } from '../sse.ts';
+import { accepts, formatWanted, sendEvents, streamHeaders, type StreamFormat } from '../sse.ts';
 import type { Store } from '../store/store.ts';
 import type { WebhookTargets } from '../webhooks/target.ts';
 
@@ -66,6 +67,7 @@ const StdinBody = closed({
 });
 const SIGNALS = Object.keys(constants.signals) as NodeJS.Signals[];
 const SignalBody = closed({ signal: Type.Enum(SIGNALS) });
+const BYTES = 'application/octet-stream';
 const EVENT_ID = /^\d{1,15}$/;
 const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,255}$/;
 
@@ -81,6 +83,8 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     headers: RunHeaders,
     answers: { 200: Run, 202: Run },
     events: RunEvent,
+    bytes:
+      'The standard output as it comes, and nothing else; how the run ended is in the trailers `nox-outcome` and `nox-exit-code`. An answer that is broken off is of a run without a result',
     answerHeaders: [...RUN_HEADERS, 'location', 'cache-control'],
     examples: {
       python: { code: 'print(6 * 7)' },
@@ -241,8 +245,20 @@ async function run(parts: Parts, { body, principal, request, reply }: RunCall): 
   const key = idempotencyKey(request.headers['idempotency-key']);
   const format = formatWanted(request);
   const kept = body.background === true || key !== undefined;
+  const bytes = format === undefined && accepts(request, BYTES);
+  if (kept && bytes)
+    throw new NoxError(
+      'invalid_request',
+      `Accept: ${BYTES} is for a run that ends with its client; of one with \`background\` or an Idempotency-Key take the events`,
+    );
   if (kept) return background(parts, { body, key, format, principal, reply });
-  const order = orderOf(parts, { body, principal, requestId: request.id, whole: format !== undefined });
+  const order = orderOf(parts, {
+    body,
+    principal,
+    requestId: request.id,
+    whole: format !== undefined || bytes,
+  });
+  if (bytes) return sendStdout(reply, parts.book, order);
   const signal = reply.server.calls.signal(reply);
   if (format !== undefined) {
     const live = await parts.book.watch(order, signal);

@@ -131,7 +131,14 @@ export class Requests {
       headers[name] = textOf(value);
     }
     if (chance.often(0.2))
-      headers['accept'] = chance.of(['text/event-stream', 'application/x-ndjson', '*/*', 'x', ',;q=']);
+      headers['accept'] = chance.of([
+        'text/event-stream',
+        'application/x-ndjson',
+        'application/octet-stream',
+        '*/*',
+        'x',
+        ',;q=',
+      ]);
     if (chance.often(0.05)) headers['x-request-id'] = textOf(chance.sample(NASTY));
     // What a header cannot hold goes as `broken` has it.
     for (const [name, value] of Object.entries(headers))

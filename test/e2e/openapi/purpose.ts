@@ -41,6 +41,10 @@ export function purpose(): void {
         const id = await startRun({ code: 'import os; os.write(1, b"\\xff")', background: true });
         await succeed('getRunsIdEvents', { ...onRun(id, '/events'), headers });
       }
+      await succeed('postRuns', {
+        body: { code: 'print(1)' },
+        headers: { accept: 'application/octet-stream' },
+      });
       const key = { 'idempotency-key': 'truth-1' };
       const first = await succeed('postRuns', { body: { code: 'print(1)' }, headers: key });
       const second = await succeed('postRuns', { body: { code: 'print(1)' }, headers: key });

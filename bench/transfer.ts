@@ -1,12 +1,13 @@
 /** A gigabyte through the server, next to programs that do nothing but hand it on: a bare Node server, and nginx. */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, chown, link, mkdir, mkdtemp, rm, stat } from 'node:fs/promises';
+import { chmod, chown, link, mkdir, mkdtemp, open, rm, stat } from 'node:fs/promises';
 import { createWriteStream } from 'node:fs';
 import { createServer, type Server as HttpServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { createServer as createSocketServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { freePort, startNginx } from '../test/support/proxies.ts';
 import { RUN_UID, type Server } from '../test/support/server.ts';
@@ -43,6 +44,7 @@ export async function measureTransfer(bytes: number, turns: number, guard: Guard
     spawn('cat', [file], { stdio: ['ignore', 'pipe', 'inherit'] }).stdout.pipe(response);
   });
   const file = join(dir, 'big');
+  const relay = await startRelay(dir, file, bytes, guard);
   const nginxPort = await freePort();
   const nginx = await startNginx(dir, nginxText(dir, nginxPort));
   try {
@@ -54,7 +56,14 @@ export async function measureTransfer(bytes: number, turns: number, guard: Guard
     await until('nginx listens', () => fetch(`http://127.0.0.1:${String(nginxPort)}/none`).then(() => true));
     bare.listen(0, '127.0.0.1');
     await once(bare, 'listening');
-    const place = { server, bare, nginx: `http://127.0.0.1:${String(nginxPort)}`, file, bytes };
+    const place = {
+      server,
+      bare,
+      relay: relay.url,
+      nginx: `http://127.0.0.1:${String(nginxPort)}`,
+      file,
+      bytes,
+    };
     const found: { race: Race; ours: number[]; theirs: number[] }[] = [];
     const wrong: string[] = [];
     for (const race of racesOf(place)) {
@@ -70,6 +79,7 @@ export async function measureTransfer(bytes: number, turns: number, guard: Guard
     return section(bytes, found, peakOf(server).together, wrong);
   } finally {
     bare.close();
+    await relay.stop();
     nginx.child.kill('SIGTERM');
     await once(nginx.child, 'exit');
     await guard.stop(server);
@@ -126,12 +136,14 @@ interface Place {
   readonly server: Server;
   readonly bare: HttpServer;
   /** Its address. */
+  readonly relay: string;
+  /** Its address. */
   readonly nginx: string;
   readonly file: string;
   readonly bytes: number;
 }
 
-function racesOf({ server, bare, nginx, file, bytes }: Place): Race[] {
+function racesOf({ server, bare, relay, nginx, file, bytes }: Place): Race[] {
   const bareUrl = `http://127.0.0.1:${String((bare.address() as AddressInfo).port)}/`;
   const content = (path: string) => `${server.url}/v1/workspaces/default/files/content?path=${path}`;
   const auth = ['-H', `Authorization: Bearer ${server.token}`];
@@ -174,10 +186,48 @@ function racesOf({ server, bare, nginx, file, bytes }: Place): Race[] {
       turns: { ours: down(content('big'), auth), theirs: down(`${nginx}/big`) },
     },
     {
+      ...{ ours: 'GET …/files/content', theirs: 'the same way through two bare processes', bound: 0.6 },
+      turns: { ours: down(content('big'), auth), theirs: down(relay) },
+    },
+    {
       ...{ ours: 'PUT …/files/content', theirs: 'PUT to nginx', bound: 0.6 },
       turns: { ours: up(content('up'), auth), theirs: up(`${nginx}/up/up`) },
     },
   ];
+}
+
+/**
+ * The way of a download with nothing else on it: this process reads the file, as the runner does, another one without
+ * a compiler hands it on (relay.js).
+ */
+async function startRelay(dir: string, file: string, bytes: number, guard: Guard) {
+  const path = join(dir, 'relay.sock');
+  const memory = Buffer.allocUnsafeSlow(256 * 1024);
+  const source = createSocketServer((peer) => {
+    void (async () => {
+      const handle = await open(file);
+      for (let read = -1; read !== 0;) {
+        ({ bytesRead: read } = await handle.read(memory, 0, memory.length, null));
+        await new Promise((resolve) => peer.write(memory.subarray(0, read), resolve));
+      }
+      await handle.close();
+      peer.end();
+    })();
+  }).listen(path);
+  const program = fileURLToPath(new URL('relay.js', import.meta.url));
+  const child = spawn(process.execPath, ['--jitless', program, path, String(bytes)], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+    env: { ...process.env, ...guard.env },
+  });
+  const [port] = (await once(child.stdout, 'data')) as [Buffer];
+  return {
+    url: `http://127.0.0.1:${port.toString().trim()}/`,
+    stop: async () => {
+      source.close();
+      child.stdin.end();
+      await once(child, 'exit');
+    },
+  };
 }
 
 interface Curled {

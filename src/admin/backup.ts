@@ -1,29 +1,38 @@
 /**
- * Backup and restore: settings (with the token) and all workspaces, in one archive that only root can read.
+ * Backup and restore: settings (with the administrator's token), the other tokens and all workspaces, in one archive
+ * that only root can read. The gateway writes and takes in its tokens itself (src/gateway/store/token-file.ts); runs and
+ * what they printed are not saved.
  *
  * Workspaces are hostile: names of every kind, links that leave them, runs that change them meanwhile. Their part of the
  * archive is written and unpacked by tar as the runs' own user, who can do nothing that a run could not do, only that
- * for reading it may pass over permissions.
+ * for reading it may pass over permissions. The gateway's directory is read as the gateway's user: a link in it shows
+ * root no other file.
  */
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { parseConfig } from '../config.ts';
+import { RESTORED_FILE, TOKENS_FILE } from '../gateway/store/token-file.ts';
 import { asEnvironment, parseSettings } from './settings.ts';
 import { SETTINGS_FILE } from './desired.ts';
 import { STATE, type Host } from './host.ts';
 import type { Step } from './steps.ts';
 import { SERVICES, setAttributes } from './undo.ts';
-import { isElsewhere, RUNNER_STATE } from './units.ts';
+import { API_STATE, isElsewhere, RUNNER_STATE } from './units.ts';
 
 const USER = 'nox-runner';
 const GROUP = 'nox';
-const MEMBERS = ['nox-backup.json', 'settings', 'workspace.tar', 'workspaces.tar'] as const;
-/** Before there were other workspaces than the default one. */
-const FIRST_FORMAT = 1;
-const FIRST_MEMBERS: readonly string[] = MEMBERS.filter((name) => name !== 'workspaces.tar');
+const MEMBERS = ['nox-backup.json', 'settings', 'workspace.tar', 'workspaces.tar', 'tokens.json'] as const;
+const FORMAT = 3;
+/** Before tokens were saved, and before there were other workspaces than the default one. */
+const FORMATS: Readonly<Record<number, readonly string[]>> = {
+  [FORMAT]: MEMBERS,
+  2: MEMBERS.slice(0, 4),
+  1: MEMBERS.slice(0, 3),
+};
 const DEFAULT_SANDBOX = '/home/nox/nox/sandbox';
-
-const FORMAT = 2;
+/** Some fifty thousand tokens. */
+const TOKENS_MAX = 32 * 1024 * 1024;
+const NO_TOKENS = '{"format":1,"tokens":[]}\n';
 
 interface Manifest {
   readonly format: number;
@@ -46,6 +55,7 @@ export function backup(host: Host, file: string, version: string, now: Date): vo
     writeFileSync(join(dir, 'settings'), settings, { mode: 0o600 });
     saveTree(host, sandbox, join(dir, 'workspace.tar'), 2 * limit);
     saveTree(host, shelfOf(settings), join(dir, 'workspaces.tar'));
+    writeFileSync(join(dir, 'tokens.json'), tokensOf(host, stateOf(settings)), { mode: 0o600 });
     const packed = join(dir, 'backup');
     writeFileSync(packed, '', { mode: 0o600 });
     host.must(['tar', '--create', '--gzip', `--file=${packed}`, `--directory=${dir}`, ...MEMBERS]);
@@ -60,6 +70,22 @@ export function backup(host: Host, file: string, version: string, now: Date): vo
 function shelfOf(settings: string): string {
   const workspaces = parseSettings(settings)['NOX_WORKSPACES'] || `${RUNNER_STATE}/workspaces`;
   return isElsewhere(workspaces) ? workspaces : RUNNER_STATE;
+}
+
+/** The gateway's directory. */
+const stateOf = (settings: string): string => parseSettings(settings)['NOX_STATE'] || API_STATE;
+
+/** An older gateway has no such file. */
+function tokensOf(host: Host, state: string): string {
+  const file = join(state, TOKENS_FILE);
+  if (host.entry(file) === undefined) return NO_TOKENS;
+  const { code, stdout, stderr } = host.runAs('nox', GROUP, ['head', `--bytes=${String(TOKENS_MAX)}`, file]);
+  if (code !== 0) throw new Error(`backup: cannot read ${file}: ${stderr.trim()}`);
+  if (Buffer.byteLength(stdout) >= TOKENS_MAX)
+    throw new Error(
+      `backup: ${file} has more than ${String(TOKENS_MAX)} bytes: revoke tokens that nobody uses`,
+    );
+  return stdout;
 }
 
 /** @param limit in bytes; the workspaces behind NOX_WORKSPACES are many, and only the disk limits them here */
@@ -93,6 +119,8 @@ interface Unpacked {
   readonly fresh: string;
   /** The others, and where they belong. A backup of the first format has none, and those that are there stay. */
   readonly shelf?: { readonly fresh: string; readonly path: string };
+  /** For the gateway, and where it looks for them. Older backups have none. */
+  readonly tokens?: { readonly text: string; readonly path: string };
 }
 
 /**
@@ -110,7 +138,8 @@ export function unpack(host: Host, file: string, stamp: string): Unpacked {
       .split('\n')
       .filter(Boolean)
       .sort();
-    const members = [MEMBERS, FIRST_MEMBERS].find((each) => listed.join(' ') === each.toSorted().join(' '));
+    const [format, members] =
+      Object.entries(FORMATS).find(([, each]) => listed.join(' ') === each.toSorted().join(' ')) ?? [];
     if (members === undefined)
       throw new Error(`restore: ${file} is no backup of Nox: it has ${listed.slice(0, 5).join(', ')}`);
     host.must([
@@ -129,7 +158,7 @@ export function unpack(host: Host, file: string, stamp: string): Unpacked {
       return text;
     };
     const manifest = JSON.parse(member('nox-backup.json')) as Manifest;
-    if (manifest.format !== (members === MEMBERS ? FORMAT : FIRST_FORMAT))
+    if (manifest.format !== Number(format))
       throw new Error(
         `restore: ${file} has format ${String(manifest.format)}, which this version cannot read`,
       );
@@ -139,12 +168,14 @@ export function unpack(host: Host, file: string, stamp: string): Unpacked {
     made.push(fresh);
     unpackTree(host, join(dir, 'workspace.tar'), fresh);
     setAttributes(fresh, { mode: 0o2775, uid: host.userId('nox'), gid: host.groupId(GROUP) });
-    if (members !== MEMBERS) return { manifest, settings, sandbox, fresh };
+    if (!members.includes('workspaces.tar')) return { manifest, settings, sandbox, fresh };
     const path = shelfOf(settings);
     const shelf = { path, fresh: `${path}.restore.${stamp}` };
     made.push(shelf.fresh);
     unpackTree(host, join(dir, 'workspaces.tar'), shelf.fresh);
-    return { manifest, settings, sandbox, fresh, shelf };
+    if (!members.includes('tokens.json')) return { manifest, settings, sandbox, fresh, shelf };
+    const tokens = { text: member('tokens.json'), path: join(stateOf(settings), RESTORED_FILE) };
+    return { manifest, settings, sandbox, fresh, shelf, tokens };
   } catch (error) {
     for (const path of made) rmSync(path, { recursive: true, force: true });
     throw error;
@@ -173,10 +204,11 @@ function unpackTree(host: Host, file: string, fresh: string): void {
 /** Puts the parts of a backup in their places; what was there is put aside. The services are stopped afterwards. */
 export function restorePlan(
   host: Host,
-  { settings, sandbox, fresh, shelf }: Unpacked,
+  { settings, sandbox, fresh, shelf, tokens }: Unpacked,
   stamp: string,
 ): Step[] {
   const file = { mode: 0o600, owner: 'root', group: 'root' } as const;
+  const own = { mode: 0o600, owner: 'nox', group: GROUP } as const;
   const old = host.text(SETTINGS_FILE);
   return [
     ...(old === undefined
@@ -185,6 +217,12 @@ export function restorePlan(
     { do: 'services', verb: 'stop', units: SERVICES },
     ...inPlace(host, fresh, sandbox, stamp),
     ...(shelf === undefined ? [] : inPlace(host, shelf.fresh, shelf.path, stamp)),
+    ...(tokens === undefined
+      ? []
+      : ([
+          { do: 'directory', path: dirname(tokens.path), ...own, mode: 0o700 },
+          { do: 'file', ...tokens, ...own },
+        ] as const)),
     { do: 'file', path: SETTINGS_FILE, text: settings, ...file },
   ];
 }

@@ -24,7 +24,8 @@ export type Units = Readonly<Record<(typeof UNIT_NAMES)[number], string>>;
 
 export const UNIT_NAMES = ['nox.slice', 'nox-runner.service', 'nox-api.service'] as const;
 
-/** The runner's StateDirectory=. */
+/** The gateway's StateDirectory=, and the runner's. */
+export const API_STATE = '/var/lib/nox-api';
 export const RUNNER_STATE = '/var/lib/nox-runner';
 const PROGRAM = '/opt/nox/current';
 const SETTINGS_FILE = '/etc/default/nox-api';

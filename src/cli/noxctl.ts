@@ -120,18 +120,18 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     run: async ({ host }) => ((await status(host, say)) ? 0 : 3),
   },
   backup: {
-    help: 'FILE: settings, token and workspaces, for root alone',
+    help: 'FILE: settings, tokens and workspaces, for root alone',
     locks: true,
     takesFile: true,
     run: ({ host, words }) => {
       const file = fileOf(words);
       backup(host, file, installedVersion(host), new Date());
-      say(`saved settings, token and workspaces in ${file}`);
+      say(`saved settings, tokens and workspaces in ${file}`);
       return 0;
     },
   },
   restore: {
-    help: 'FILE: put settings and workspaces of a backup in place',
+    help: 'FILE: put settings, tokens and workspaces of a backup in place',
     locks: true,
     takesFile: true,
     run: restoreFrom,
@@ -213,7 +213,7 @@ async function restoreFrom({ host, words, order }: Call): Promise<number> {
         rmSync(path, { recursive: true, force: true });
     throw error;
   }
-  say(`restored settings, token and workspaces of ${manifest.made} (${manifest.version})`);
+  say(`restored settings, tokens and workspaces of ${manifest.made} (${manifest.version})`);
   const asides = [sandbox, ...(shelf === undefined ? [] : [shelf.path])].map((path) => asideOf(path, stamp));
   say(`what was here is in ${[...asides, `${SETTINGS_FILE}.bak.${stamp}`].join(' and ')}`);
   return 0;

@@ -222,17 +222,25 @@ async function download(
   }
 }
 
-async function* bodyOf(frames: FrameReader, signal: AbortSignal, end: () => void): AsyncGenerator<Buffer> {
-  try {
-    for (let frame = await frames.next(); ; frame = await frames.next()) {
+/** Not a generator: whoever leaves one that has not begun is not heard. @param end of the connection */
+function bodyOf(frames: FrameReader, signal: AbortSignal, end: () => void): AsyncIterable<Buffer> {
+  const next = async (): Promise<IteratorResult<Buffer, undefined>> => {
+    try {
+      const frame = await frames.next();
       if (frame === undefined) throw broken(signal);
-      if (frame.type === FRAME.dataEnd) return;
-      if (frame.type !== FRAME.data) throw parseError(frame);
-      yield frame.payload;
+      if (frame.type === FRAME.data) return { done: false, value: frame.payload };
+      if (frame.type !== FRAME.dataEnd) throw parseError(frame);
+    } catch (error) {
+      end();
+      throw error;
     }
-  } finally {
+    return leave();
+  };
+  const leave = (): Promise<IteratorResult<Buffer, undefined>> => {
     end();
-  }
+    return Promise.resolve({ done: true, value: undefined });
+  };
+  return { [Symbol.asyncIterator]: () => ({ next, return: leave }) };
 }
 
 function drained(socket: Socket): Promise<void> {

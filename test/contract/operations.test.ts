@@ -99,6 +99,8 @@ for (const [name, open] of Object.entries(TRANSPORTS))
       for (let time = 0; time < 5; time += 1) {
         const { body } = await executor.fetch('read', { workspace, path: 'big' }, never);
         for await (const piece of body) if (piece.length > 0) break;
+        const unread = await executor.fetch('read', { workspace, path: 'big' }, never);
+        await unread.body[Symbol.asyncIterator]().return?.();
         const stop = new AbortController();
         const aborted = await executor.fetch('watch', { workspace, path: '' }, stop.signal);
         setTimeout(() => {

@@ -65,5 +65,15 @@ describe('the workspaces', () => {
       [`${STATE}.restore.7`, STATE],
     ]);
     assert.deepEqual(moves(restorePlan(machine, unpacked, '7')), own);
+    const tokens = { text: 'hashes', path: '/var/lib/nox-api/tokens.restored.json' };
+    const plan = restorePlan(machine, { ...unpacked, tokens }, '7');
+    const own600 = { owner: 'nox', group: 'nox', mode: 0o600 };
+    assert.deepEqual(
+      plan.filter((step) => step.do === 'file' && step.path === tokens.path),
+      [{ do: 'file', ...tokens, ...own600 }],
+    );
+    // The gateway takes them in when it starts.
+    const nth = (what: string) => plan.findIndex((step) => step.do === what);
+    assert.ok(nth('services') < nth('file'));
   });
 });

@@ -103,6 +103,11 @@ with open('sparse', 'wb') as file: file.truncate(1 << 30)`,
   );
   await first.succeed("sed -i '$aNOX_TIMEOUT=33' /etc/default/nox-api");
   await first.succeed(noxctl('install'), { seconds: 1800 });
+  const curl = (path: string, bearer = '$NOX_API_TOKEN') =>
+    `. /etc/default/nox-api; curl -sS -H "Authorization: Bearer ${bearer}" http://127.0.0.1:8080${path}`;
+  const issued = JSON.parse(
+    await first.succeed(`${curl('/v1/tokens')} -d '{"name": "colleague", "scopes": ["run"]}'`),
+  ) as { secret: string };
   const list = `cd /home/nox/nox/sandbox && find . -printf '%P %y %m %u:%g %s %l\\n' | grep -v run.py | sort; cat data 'a/b/x y'; du -k sparse | cut -f1`;
   const files = await first.succeed(list);
   const settings = await first.succeed('cat /etc/default/nox-api');
@@ -120,6 +125,13 @@ with open('sparse', 'wb') as file: file.truncate(1 << 30)`,
   assert.equal(await second.succeed(list), files);
   assert.match(await second.succeed('cat /home/nox/nox/sandbox.bak.*/other'), /of the second machine/);
   assert.equal((await python(second, 'print(open("twin").read())')).stdout, 'precious\n');
+  const runs = await second.succeed(`${curl('/v1/runs', issued.secret)} -d '{"code": "print(6 * 7)"}'`);
+  assert.equal((JSON.parse(runs) as { stdout?: string }).stdout, '42\n');
+  assert.match(
+    await second.fail('ls /var/lib/nox-api/tokens.restored.json').then(({ stderr }) => stderr),
+    /No such file/,
+  );
+  assert.equal((await second.succeed('stat -c "%a %U" /var/lib/nox-api/tokens.json')).trim(), '600 nox');
 
   await t.test('what is no backup, or half of one, changes nothing', async () => {
     const whole = Buffer.from(archive, 'base64');

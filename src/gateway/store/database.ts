@@ -42,7 +42,7 @@ const SQLITE_FULL = 13;
 const SQLITE_CANTOPEN = 14;
 const SQLITE_NOTADB = 26;
 
-const MEMORY = ':memory:';
+export const MEMORY = ':memory:';
 
 export class Database {
   readonly #db: DatabaseSync;

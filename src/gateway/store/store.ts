@@ -1,8 +1,9 @@
 /** The gateway's state: one database, a class for each kind of thing in it, and how it is kept small. */
 import type { Logger } from 'pino';
-import { Database } from './database.ts';
+import { Database, MEMORY } from './database.ts';
 import { Idempotency } from './idempotency.ts';
 import { Runs } from './runs.ts';
+import { TokenFile } from './token-file.ts';
 import { Tokens } from './tokens.ts';
 import { Usage } from './usage.ts';
 import { WebhookStore } from './webhooks.ts';
@@ -30,9 +31,10 @@ export class Store {
   readonly #db: Database;
   readonly #log: Logger;
   readonly #keep: Keep;
+  readonly #tokenFile: TokenFile | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  private constructor(db: Database, keep: Keep, log: Logger) {
+  private constructor(db: Database, directory: string, keep: Keep, log: Logger) {
     this.#db = db;
     this.#keep = keep;
     this.#log = log;
@@ -41,6 +43,7 @@ export class Store {
     this.tokens = new Tokens(db);
     this.usage = new Usage(db, log);
     this.webhooks = new WebhookStore(db);
+    this.#tokenFile = directory === MEMORY ? undefined : new TokenFile(directory, this.tokens, log);
     this.#pruneIn(PRUNE_PAUSE_MS);
   }
 
@@ -51,7 +54,7 @@ export class Store {
   static open(directory: string, keep: Keep, log: Logger): Store {
     const db = Database.open(directory, log);
     try {
-      return new Store(db, keep, log);
+      return new Store(db, directory, keep, log);
     } catch (error) {
       db.close();
       throw error;
@@ -77,6 +80,7 @@ export class Store {
   close(): void {
     clearTimeout(this.#timer);
     this.usage.flush();
+    this.#tokenFile?.close();
     this.#db.close();
   }
 

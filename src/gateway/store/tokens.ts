@@ -41,6 +41,22 @@ export interface TokenHashes {
   readonly old: { readonly hash: Uint8Array; readonly until: number } | undefined;
 }
 
+/** For a backup: as it is in the table, the hashes in hexadecimal. */
+export interface TokenRow {
+  readonly id: string;
+  readonly prefix: string;
+  readonly hash: string;
+  readonly old_hash: string | null;
+  readonly old_until: number | null;
+  readonly name: string;
+  readonly scopes: string;
+  readonly runtimes: string | null;
+  readonly workspaces: string | null;
+  readonly quotas: string;
+  readonly created: number;
+  readonly expires: number | null;
+}
+
 export interface NewSecret {
   readonly token: TokenRecord;
   /** Shown once. */
@@ -65,6 +81,8 @@ function newSecret(prefix: string): string {
 }
 
 export class Tokens {
+  /** Told when a token has come, gone or changed. */
+  onChange: () => void = () => undefined;
   readonly #db: Database;
   readonly #insert: Query;
   readonly #update: Query;
@@ -76,6 +94,8 @@ export class Tokens {
   readonly #first: Query;
   readonly #next: Query;
   readonly #forget: Query;
+  readonly #rows: Query;
+  readonly #add: Query;
 
   constructor(db: Database) {
     this.#db = db;
@@ -95,13 +115,21 @@ export class Tokens {
     this.#first = db.prepare(`SELECT ${COLUMNS} FROM tokens ORDER BY n DESC LIMIT ?`);
     this.#next = db.prepare(PAGE_SQL);
     this.#forget = db.prepare('DELETE FROM tokens WHERE revoked < ?');
+    this.#rows = db.prepare(
+      `SELECT id, prefix, hex(hash) AS hash, nullif(hex(old_hash), '') AS old_hash, old_until, name, scopes, runtimes,
+         workspaces, quotas, created, expires FROM tokens WHERE revoked IS NULL ORDER BY n`,
+    );
+    this.#add = db.prepare(
+      `INSERT OR IGNORE INTO tokens (id, prefix, hash, old_hash, old_until, name, scopes, runtimes, workspaces, quotas,
+         created, expires) VALUES (?, ?, unhex(?), unhex(?), ?, ?, ?, ?, ?, ?, ?, ?)`,
+    );
   }
 
   create(rights: TokenRights, now = Date.now()): NewSecret {
     const id = `tok_${randomText(16)}`;
     const prefix = randomText(8);
     const secret = newSecret(prefix);
-    this.#db.durably(() => this.#insert.run(id, prefix, hashOf(secret), ...columns(rights), now));
+    this.#change(() => this.#insert.run(id, prefix, hashOf(secret), ...columns(rights), now));
     return { token: this.get(id), secret };
   }
 
@@ -122,7 +150,7 @@ export class Tokens {
 
   /** @throws NoxError `token_not_found`, also for a revoked one */
   update(id: string, change: Partial<TokenRights>): TokenRecord {
-    return this.#db.durably(() => {
+    return this.#change(() => {
       const rights = { ...this.#live(id), ...change };
       this.#update.run(...columns(rights), id);
       return this.get(id);
@@ -131,7 +159,7 @@ export class Tokens {
 
   /** @param overlapMs for so long the old secret is valid too */
   rotate(id: string, overlapMs: number, now = Date.now()): NewSecret {
-    return this.#db.durably(() => {
+    return this.#change(() => {
       const secret = newSecret(this.#live(id).prefix);
       this.#rotate.run(now + overlapMs, hashOf(secret), id);
       return { token: this.get(id), secret };
@@ -140,7 +168,7 @@ export class Tokens {
 
   /** May be repeated. */
   revoke(id: string, now = Date.now()): void {
-    this.#db.durably(() => {
+    this.#change(() => {
       this.get(id);
       this.#revoke.run(now, id);
     });
@@ -162,6 +190,29 @@ export class Tokens {
   /** Forgets tokens that were revoked before this time. */
   prune(before: number): void {
     this.#forget.run(before);
+  }
+
+  /** Those that are not revoked, oldest first, for a backup (token-file.ts). */
+  rows(): TokenRow[] {
+    return this.#rows.all() as unknown as TokenRow[];
+  }
+
+  /** Takes tokens of a backup; one that is known stays as it is. @returns how many are new */
+  add(rows: readonly TokenRow[]): number {
+    return this.#change(() =>
+      rows.reduce((added, row) => {
+        const { id, prefix, hash, old_hash, old_until, name, scopes, ...rest } = row;
+        const { runtimes, workspaces, quotas, created, expires } = rest;
+        const rights = [name, scopes, runtimes, workspaces, quotas, created, expires] as const;
+        return added + this.#add.run(id, prefix, hash, old_hash, old_until, ...rights);
+      }, 0),
+    );
+  }
+
+  #change<T>(work: () => T): T {
+    const done = this.#db.durably(work);
+    this.onChange();
+    return done;
   }
 
   #live(id: string): TokenRecord {

@@ -11,6 +11,8 @@ export interface UnitSettings {
   /** NOX_METRICS_ADDR and NOX_OTLP_ENDPOINT, empty for none: where else the gateway is reached, and whom it reaches. */
   readonly metricsAddress: string;
   readonly otlpEndpoint: string;
+  /** undefined: there are no webhooks. */
+  readonly webhookAllow: readonly string[] | undefined;
   /** NOX_SANDBOX. */
   readonly sandbox: string;
   /** NOX_WORKSPACES. */
@@ -104,14 +106,16 @@ MemoryMin=96M
 `;
 }
 
-/** Where the gateway listens, and whom it talks to: hosts of the settings that are not this machine. */
-function others({ bindAddress, metricsAddress, otlpEndpoint }: UnitSettings): string[] {
+/** Where the gateway listens, and whom it talks to: settings that name hosts which are not this machine. */
+function others({ bindAddress, metricsAddress, otlpEndpoint, webhookAllow }: UnitSettings): string[] {
   const metrics = metricsAddress.slice(0, Math.max(0, metricsAddress.lastIndexOf(':')));
   const otlp = otlpEndpoint === '' ? '' : new URL(otlpEndpoint).hostname;
   const hosts = { NOX_BIND_ADDR: bindAddress, NOX_METRICS_ADDR: metrics, NOX_OTLP_ENDPOINT: otlp };
-  return Object.entries(hosts)
+  const named = Object.entries(hosts)
     .filter(([, host]) => host !== '' && !isLoopback(host.replace(/^\[(.*)\]$/, '$1')))
     .map(([name, host]) => `${name}=${host}`);
+  // Whom they are sent to, each run says; the gateway itself keeps them from the local network.
+  return webhookAllow === undefined ? named : [...named, 'NOX_WEBHOOK=on'];
 }
 
 function network(settings: UnitSettings): string {

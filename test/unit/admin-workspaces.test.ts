@@ -10,6 +10,7 @@ import { at, machine } from '../support/machine.ts';
 const UNITS = {
   metricsAddress: '',
   otlpEndpoint: '',
+  webhookAllow: undefined,
   bindAddress: '127.0.0.1',
   sandbox: '/home/nox/nox/sandbox',
   stopGraceSeconds: 30,

@@ -5,6 +5,7 @@ import { makeUnits } from '../../src/admin/units.ts';
 
 const SETTINGS = {
   ...{ bindAddress: '127.0.0.1', metricsAddress: '', otlpEndpoint: '' },
+  webhookAllow: undefined as readonly string[] | undefined,
   ...{ sandbox: '/home/nox/nox/sandbox', workspaces: '/var/lib/nox-runner/workspaces', stopGraceSeconds: 30 },
 };
 const gateway = (more: Partial<typeof SETTINGS>): string =>
@@ -24,6 +25,7 @@ for (const [far, named] of [
   [{ bindAddress: '0.0.0.0' }, 'NOX_BIND_ADDR=0.0.0.0'],
   [{ metricsAddress: '10.0.0.5:9464' }, 'NOX_METRICS_ADDR=10.0.0.5'],
   [{ otlpEndpoint: 'https://collector.lan/v1/traces' }, 'NOX_OTLP_ENDPOINT=collector.lan'],
+  [{ webhookAllow: [] }, 'NOX_WEBHOOK=on'],
 ] as const)
   test(`another machine: ${named}`, () => {
     const unit = gateway(far);

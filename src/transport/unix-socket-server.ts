@@ -210,8 +210,8 @@ async function sendRun(events: AsyncIterable<RunEvent>, socket: Socket, gone: Ab
 }
 
 /**
- * Gives the memory of output that has been sent back at once: left to the garbage collector, a gigabyte would cost some
- * fifty collections of the whole heap. What shares its memory with others is left alone.
+ * Gives the memory of output that has been sent back at once: left to the garbage collector, it would cost collections of
+ * the whole heap. What shares its memory with others is left alone.
  */
 function free({ buffer, byteLength }: Uint8Array): void {
   if (buffer instanceof ArrayBuffer && byteLength === buffer.byteLength) buffer.transfer(0);

@@ -1,6 +1,6 @@
 /** The tokens in a file, for a backup: what is in it, when, and what a restore makes of it. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, test } from 'node:test';
@@ -86,6 +86,18 @@ test('restored where it is known, it stays as it is: what was revoked or rotated
   assert.throws(() => auth.authenticate(bearer(revoked.secret)), { code: 'unauthorized' });
   assert.throws(() => auth.authenticate(bearer(rotated.secret)), { code: 'unauthorized' });
   assert.equal(auth.authenticate(bearer(now.secret)).id, rotated.token.id);
+});
+
+test('a file that cannot be written is said, and costs no token', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'nox-token-file-'));
+  mkdirSync(join(dir, `${TOKENS_FILE}.new`));
+  const said: string[] = [];
+  const log = pino({ level: 'error' }, { write: (line: string) => void said.push(line) });
+  const store = Store.open(dir, { runs: 1, days: 1 }, log);
+  made.push({ dir, store });
+  assert.match(said.join(''), /the tokens for a backup could not be written/);
+  const { token, secret } = store.tokens.create(RIGHTS);
+  assert.equal(new Authenticator('the-admin', store.tokens).authenticate(bearer(secret)).id, token.id);
 });
 
 test('what is no file of tokens: the gateway does not start, says why, and takes in nothing', async () => {

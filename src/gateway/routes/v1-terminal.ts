@@ -165,6 +165,7 @@ class SocketSink implements OutputSink {
     const socket = this.#socket;
     if (socket.readyState !== socket.OPEN) return undefined;
     return new Promise((resolve) => {
+      // A copy: what waits in the socket outlives this promise.
       socket.send(Buffer.from(data), () => {
         resolve();
       });

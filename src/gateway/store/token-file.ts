@@ -8,7 +8,7 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import Type, { type Static } from 'typebox';
+import Type, { type Static, type TSchema } from 'typebox';
 import { validator } from '../../protocol/validate.ts';
 import type { TokenRow, Tokens } from './tokens.ts';
 
@@ -16,7 +16,7 @@ export const TOKENS_FILE = 'tokens.json';
 export const RESTORED_FILE = 'tokens.restored.json';
 const WRITE_MS = 1000;
 
-const nullable = <T extends Parameters<typeof Type.Optional>[0]>(type: T) => Type.Union([type, Type.Null()]);
+const nullable = <T extends TSchema>(type: T) => Type.Union([type, Type.Null()]);
 const Time = Type.Integer({ minimum: 0 });
 const Hash = Type.String({ pattern: '^[0-9A-F]{64}$' });
 const Names = Type.String({ pattern: '^\\[.*\\]$' });

@@ -40,10 +40,21 @@ const hook = (target: object, name: string, before: Loose): void => {
 hook(fs, 'writeSync', (_, data) => {
   if (has(data, WORD)) note('request or plan goes out');
 });
-hook(net.Socket.prototype, 'push', (data) => {
+const come = (data: unknown): void => {
   if (has(data, WORD)) note('request has come');
   if (has(data, '"outcome"')) note('result has come');
   if (has(data, 'end ')) note('end has come');
+};
+hook(net.Socket.prototype, 'push', come);
+// Where the bytes come into memory of the reader's own, `push` does not see them.
+hook(net, 'connect', (options) => {
+  const { onread } = options as net.TcpNetConnectOpts;
+  if (onread === undefined) return;
+  const { callback } = onread;
+  onread.callback = (length, memory) => {
+    come(memory.subarray(0, length));
+    return callback(length, memory);
+  };
 });
 hook(net.Socket.prototype, 'write', (data) => {
   if (has(data, WORD)) note('request or plan goes out');

@@ -54,8 +54,12 @@ class Pool {
     this.#path = path;
   }
 
-  /** @throws NoxError `cancelled` or `runner_unavailable` */
-  async take(signal: AbortSignal): Promise<FrameReader> {
+  /**
+   * Not a promise where one is kept: what is written to it then leaves before the caller does anything else.
+   *
+   * @throws NoxError `cancelled` or `runner_unavailable`
+   */
+  take(signal: AbortSignal): FrameReader | Promise<FrameReader> {
     if (signal.aborted) throw broken(signal);
     for (let kept = this.#kept.pop(); kept !== undefined; kept = this.#kept.pop())
       if (kept.socket.readyState === 'open') return kept;
@@ -98,7 +102,8 @@ async function* run(
   signal: AbortSignal,
   input?: AsyncIterable<RunInput>,
 ): AsyncGenerator<RunEvent> {
-  const frames = await pool.take(signal);
+  const taken = pool.take(signal);
+  const frames = taken instanceof FrameReader ? taken : await taken;
   const { socket } = frames;
   let late: NodeJS.Timeout | undefined;
   // Half a close: the runner says when nothing of the run is alive.

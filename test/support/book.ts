@@ -10,6 +10,7 @@ import { RunBook } from '../../src/gateway/runs/book.ts';
 import { linesOf } from '../../src/gateway/runs/events.ts';
 import type { RunOrder } from '../../src/gateway/runs/keeper.ts';
 import { Spool } from '../../src/gateway/runs/spool.ts';
+import type { RunRecord } from '../../src/gateway/store/runs.ts';
 import { Store } from '../../src/gateway/store/store.ts';
 import { NoxError } from '../../src/protocol/errors.ts';
 import type { Executor } from '../../src/protocol/executor.ts';
@@ -146,3 +147,13 @@ export async function until(what: string, holds: () => boolean): Promise<void> {
 }
 export const ended = (made: Made, id: string) =>
   until(`the end of ${id}`, () => made.book.record(id, ADMIN).state === 'ended');
+
+/** What the store has of it, as the next server sees it; undefined: nothing (yet). */
+export function rowOf({ store }: Pick<Made, 'store'>, id: string): RunRecord | undefined {
+  try {
+    return store.runs.get(id, ADMIN);
+  } catch (error) {
+    if (error instanceof NoxError && error.code === 'run_not_found') return undefined;
+    throw error;
+  }
+}

@@ -7,7 +7,7 @@ import { Quota } from '../../src/gateway/quota.ts';
 import { newRunId } from '../../src/gateway/store/ids.ts';
 import { Store } from '../../src/gateway/store/store.ts';
 import { NoxError } from '../../src/protocol/errors.ts';
-import { accept, END, events, log, make, never, order, until } from './book.ts';
+import { accept, END, events, log, make, never, order, rowOf, until } from './book.ts';
 
 const [dir = ''] = process.argv.slice(2);
 const state = join(dir, 'state');
@@ -27,7 +27,7 @@ const made = make(
   { dir: state, slots: 3, outputBytes: 100_000_000 },
 );
 const { book, store } = made;
-const stateOf = (id: string) => store.runs.get(id, ADMIN).state;
+const stateOf = (id: string) => rowOf(made, id)?.state;
 const outcomeOf = (id: string) => book.record(id, ADMIN).result?.outcome;
 
 // One run prints more than the disk has.
@@ -43,6 +43,7 @@ const queued = accept(made, order());
 const waiting = book.wait(order(), never);
 const watched = await book.watch(order(), never);
 await until('three run', () => background.every((id) => stateOf(id) === 'running'));
+await until('so do those that are seen', () => store.runs.page(ADMIN, {}, 10).runs.length === 7);
 
 for (let size = 65_536; size >= 1; size /= 2)
   for (let more = true; more;)

@@ -25,6 +25,7 @@ import {
   quick,
   removeBooks,
   RESULT,
+  rowOf,
   until,
   type Made,
 } from '../support/book.ts';
@@ -138,7 +139,7 @@ describe('the record says what the answer said', () => {
     await until('it has waited', () => Date.now() > began);
     slot.resolve(undefined);
     const { record } = (await waiting).run;
-    await until('it is kept', () => made.store.runs.get(record.id, ADMIN).state === 'ended');
+    await until('it is kept', () => rowOf(made, record.id)?.state === 'ended');
     assert.equal(kept(made, record.id).started, record.startedAt);
     assert.ok(Number(record.startedAt) >= began, 'it began when it had its slot');
   });
@@ -149,7 +150,7 @@ describe('the record says what the answer said', () => {
       throw new NoxError('queue_full', 'Full');
     });
     const { record } = (await made.book.wait(order(), never)).run;
-    await until('it is kept', () => made.store.runs.get(record.id, ADMIN).state === 'ended');
+    await until('it is kept', () => rowOf(made, record.id)?.state === 'ended');
     assert.equal(kept(made, record.id).started, null);
   });
 
@@ -157,7 +158,7 @@ describe('the record says what the answer said', () => {
     const made = make(quick);
     const id = accept(made, order());
     await ended(made, id);
-    await until('it is kept', () => made.store.runs.get(id, ADMIN).state === 'ended');
+    await until('it is kept', () => rowOf(made, id)?.state === 'ended');
     kept(made, id);
   });
 });
@@ -211,7 +212,7 @@ describe('the clock is set back', () => {
       set(noon - 365 * DAY_MS);
       go.resolve(undefined);
       const ids = [first, second, third, (await waited).run.record.id];
-      await turns('all are kept', () => ids.every((id) => made.store.runs.get(id, ADMIN).state === 'ended'));
+      await turns('all are kept', () => ids.every((id) => rowOf(made, id)?.state === 'ended'));
       for (const id of ids) {
         const { createdAt, startedAt, endedAt } = made.book.record(id, ADMIN);
         inOrder([createdAt, startedAt, endedAt]);

@@ -18,10 +18,12 @@ import {
   quick,
   removeBooks,
   RESULT,
+  rowOf,
   until,
 } from '../support/book.ts';
 
 after(removeBooks);
+const somebody = { ...ADMIN, id: 'tok_somebody', scopes: new Set(['run'] as const) };
 
 describe('a run whose client waits', () => {
   test('has its output and its record', async () => {
@@ -29,7 +31,41 @@ describe('a run whose client waits', () => {
     const { run, output } = await made.book.wait(order(), never);
     assert.equal(Buffer.concat(output.stdout).toString(), 'hello');
     assert.equal(run.record.result, RESULT);
-    await until('the record is kept', () => made.store.runs.get(run.record.id, ADMIN).outcome === 'ok');
+    await until('the record is kept', () => rowOf(made, run.record.id)?.outcome === 'ok');
+  });
+
+  test('whoever reads sees its record before it is written; it is written in its place among the others', async () => {
+    const made = make(quick);
+    const { run } = await made.book.wait(order(), never);
+    const { id } = run.record;
+    assert.equal(rowOf(made, id), undefined, 'nothing is written between the run and its answer');
+    assert.equal(made.book.record(id, ADMIN).result?.outcome, 'ok');
+    assert.equal(rowOf(made, id)?.outcome, 'ok');
+
+    const second = (await made.book.wait(order(), never)).run.record.id;
+    const kept = accept(made, order());
+    const [third] = made.book.page(ADMIN, {}, 1).runs;
+    assert.equal(third?.id, kept);
+    const fourth = (await made.book.wait(order(), never)).run.record.id;
+    const ids = made.book.page(ADMIN, {}, 10).runs.map((row) => row.id);
+    assert.deepEqual(ids, [fourth, kept, second, id]);
+    assert.throws(() => made.book.record(fourth, somebody), { code: 'run_not_found' });
+  });
+
+  test('what a crash finds of it: nothing of the last moment, else that it was cut off', async () => {
+    const first = make(forever);
+    void first.book.wait(order(), never);
+    await until('it is written', () => first.store.runs.page(ADMIN, {}, 10).runs.length === 1);
+    const [cut] = first.store.runs.page(ADMIN, {}, 10).runs;
+    void first.book.wait(order(), never);
+    first.store.close();
+    const second = make(quick, { dir: first.dir });
+    second.book.resume();
+    const { runs } = second.book.page(ADMIN, {}, 10);
+    assert.deepEqual(
+      runs.map(({ id, outcome }) => [id, outcome]),
+      [[cut?.id, 'sandbox_error']],
+    );
   });
 
   test('each way to end, told by its name; the first reason is kept', async () => {

@@ -130,7 +130,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     errors: [],
     handler: ({ principal, query }) => {
       const { limit = PAGE_DEFAULT, after, ...filter } = query;
-      const { runs, next } = store.runs.page(principal, filter, limit, after);
+      const { runs, next } = book.page(principal, filter, limit, after);
       return { runs: runs.map((row) => viewOf(recordOf(row, undefined))), next };
     },
   });

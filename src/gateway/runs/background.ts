@@ -87,6 +87,8 @@ export class Background {
     if (this.#stopping) throw new NoxError('shutting_down', 'The server is stopping', { retryAfter: 1 });
     const id = newRunId(Date.now());
     let order: RunOrder | undefined;
+    // The list has the runs in the order in which they came.
+    keeper.write();
     try {
       const taken = store.durably(() => {
         order = take(id);

@@ -4,7 +4,7 @@
  * Three ways to be run. `wait`: the client waits for the result; nothing but the record is kept. `watch`: the client
  * reads the events as they come (watching.ts). `background`: the client need not be there (background.ts).
  */
-import { setImmediate as setImmediatePromise, setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
@@ -12,6 +12,7 @@ import type { StreamName } from '../../protocol/messages.ts';
 import { BoundedOutput } from '../../protocol/output.ts';
 import { ADMIN, type Principal } from '../principal.ts';
 import type { Admission } from '../quota.ts';
+import type { RunPage, Runs } from '../store/runs.ts';
 import type { Store } from '../store/store.ts';
 import { Background } from './background.ts';
 import { linesOf, outputOf } from './events.ts';
@@ -52,6 +53,8 @@ export class RunBook implements RunObserver {
   readonly #watching = new Watching();
   readonly #live = new Map<string, LiveRun>();
   readonly #waitedFor = new Set<LiveRun>();
+  /** Ids of those that are not kept for a client that may go. */
+  readonly #attended = new Set<string>();
   readonly #admissions = new Map<string, Admission>();
   readonly #tidying: NodeJS.Timeout;
   #stopping = false;
@@ -87,13 +90,10 @@ export class RunBook implements RunObserver {
     const run = new LiveRun(this.#keeper.newRecord(order), order.request, new AbortController(), sink, this);
     const off = this.#endWith(run, signal);
     this.#waitedFor.add(run);
-    this.#begin(run, order);
+    this.#attend(run, order);
     const until = performance.now() + patienceMs;
     const mayWait = ({ code }: NoxError) => code !== 'queue_timeout' && performance.now() < until;
-    const done = this.#insist(run, mayWait);
-    // The runner is at work meanwhile.
-    this.#keeper.insertIfPossible(run.record);
-    await done;
+    await this.#insist(run, mayWait);
     off();
     return { run, output: sink.streams };
   }
@@ -102,9 +102,8 @@ export class RunBook implements RunObserver {
   attend(order: RunOrder, sink: OutputSink, signal: AbortSignal): LiveRun {
     const run = new LiveRun(this.#keeper.newRecord(order), order.request, new AbortController(), sink, this);
     const off = this.#endWith(run, signal);
-    this.#begin(run, order);
+    this.#attend(run, order);
     void run.execute(this.#options.executor).then(off);
-    this.#keeper.insertIfPossible(run.record);
     return run;
   }
 
@@ -120,9 +119,8 @@ export class RunBook implements RunObserver {
     const run = new LiveRun(this.#keeper.newRecord(order), order.request, abort, sink, this);
     const off = this.#endWith(run, signal);
     this.#watching.add(run, log);
-    this.#begin(run, order);
+    this.#attend(run, order);
     void run.execute(this.#options.executor);
-    this.#keeper.insertIfPossible(run.record);
     try {
       await run.begun;
       return run;
@@ -146,9 +144,16 @@ export class RunBook implements RunObserver {
   record(id: string, principal: Principal): RunRecord {
     const live = this.#find(id, principal);
     if (live !== undefined) return live.record;
+    this.#keeper.write();
     const { runs } = this.#options.store;
     const row = runs.get(id, principal);
     return this.#keeper.unwritten(id) ?? recordOf(row, runs.result(id));
+  }
+
+  /** See Runs.page. */
+  page(...asked: Parameters<Runs['page']>): RunPage {
+    this.#keeper.write();
+    return this.#options.store.runs.page(...asked);
   }
 
   /** One that has not ended. @throws NoxError `run_not_found`, `run_ended` */
@@ -217,8 +222,6 @@ export class RunBook implements RunObserver {
     clearInterval(this.#tidying);
     const graceMs = graceSeconds * 1000;
     await Promise.all([this.#background.stop(graceMs, CLEANUP_MS), this.#watching.stop(graceMs)]);
-    // The records of those that have ended just now.
-    await setImmediatePromise();
     this.#keeper.stop();
   }
 
@@ -233,11 +236,8 @@ export class RunBook implements RunObserver {
     this.#admissions.delete(id);
     this.#watching.ended(id);
     if (!this.#waitedFor.delete(run)) this.#options.onEnd(run);
-    // The answer goes first.
-    setImmediate(() => {
-      this.#keeper.finish(run.record);
-      this.#live.delete(id);
-    });
+    this.#keeper.finish(run.record, this.#attended.delete(id));
+    this.#live.delete(id);
   }
 
   async #insist(run: LiveRun, mayWait: (error: NoxError) => boolean): Promise<void> {
@@ -248,6 +248,12 @@ export class RunBook implements RunObserver {
   #begin(run: LiveRun, { admission }: RunOrder): void {
     this.#live.set(run.record.id, run);
     if (admission !== undefined) this.#admissions.set(run.record.id, admission);
+  }
+
+  #attend(run: LiveRun, order: RunOrder): void {
+    this.#attended.add(run.record.id);
+    this.#begin(run, order);
+    this.#keeper.begin(run.record);
   }
 
   #endWith(run: LiveRun, signal: AbortSignal): () => void {

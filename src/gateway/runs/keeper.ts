@@ -1,6 +1,11 @@
 /**
  * Keeps the records of runs in the store, and their accounts. The runs go on where the store fails: the end of one that
  * is in it is written when it can be.
+ *
+ * A run that is kept for a client that may go is written as it happens (background.ts). Of the others, whose clients
+ * are there to see, all that happens within WRITE_MS is written together, which most often is the whole of a run, in
+ * one transaction and not between its client and its answer: a process that is killed loses the records of that time.
+ * Whoever reads from the store calls `write` first.
  */
 import type { Logger } from 'pino';
 import { NoxError } from '../../protocol/errors.ts';
@@ -13,6 +18,7 @@ import type { Store } from '../store/store.ts';
 import type { LiveRun } from './live.ts';
 import { outcomeOfRecord, type RunRecord } from './record.ts';
 
+const WRITE_MS = 20;
 /** How often it is tried to write the ends that could not be written. */
 const RETRY_MS = 1000;
 /** Of these; then the oldest are left to the next start, which ends them as cut off. */
@@ -33,11 +39,13 @@ export interface RunOrder {
 export class RunKeeper {
   readonly #store: Store;
   readonly #log: Logger;
-  /** Runs that are not in the store: there was no room. */
+  /** Runs that have begun, which are to be put into the store. */
+  readonly #begun = new Map<string, RunRecord>();
+  /** Those that are not in the store, and will not be: there was no room. */
   readonly #unkept = new Set<string>();
   /** Those that have ended, which the store does not know yet. */
   readonly #unwritten = new Map<string, RunRecord>();
-  #retry: NodeJS.Timeout | undefined;
+  #timer: NodeJS.Timeout | undefined;
 
   constructor(store: Store, log: Logger) {
     this.#store = store;
@@ -76,24 +84,21 @@ export class RunKeeper {
   }
 
   /** For a run whose client is there to see the result. */
-  insertIfPossible(record: RunRecord): void {
-    try {
-      this.insert(record);
-    } catch (error) {
-      this.#tell(error, 'insert');
-      this.#unkept.add(record.id);
-    }
+  begin(record: RunRecord): void {
+    this.#begun.set(record.id, record);
+    this.#writeIn(WRITE_MS);
   }
 
-  /** At once, or when there is room again. */
-  finish(record: RunRecord): void {
+  /** @param attended its client is there to see the result */
+  finish(record: RunRecord, attended: boolean): void {
     if (this.#unkept.delete(record.id)) return;
     this.#unwritten.set(record.id, record);
     for (const id of this.#unwritten.keys()) {
       if (this.#unwritten.size <= UNWRITTEN) break;
       this.#unwritten.delete(id);
     }
-    this.#write();
+    if (attended) this.#writeIn(WRITE_MS);
+    else this.write();
   }
 
   /** A run that has ended, where the store does not know it yet. */
@@ -101,13 +106,47 @@ export class RunKeeper {
     return this.#unwritten.get(id);
   }
 
-  /** For the last time. */
-  stop(): void {
-    this.#write();
-    clearTimeout(this.#retry);
+  /** What there is to write; what cannot be written now is told, and tried again. */
+  write(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#begun.size + this.#unwritten.size === 0) return;
+    try {
+      this.#store.transaction(() => {
+        for (const record of this.#begun.values()) this.insert(record);
+        for (const record of this.#unwritten.values()) this.#finish(record);
+      });
+      this.#begun.clear();
+      this.#unwritten.clear();
+    } catch {
+      this.#writeEach();
+    }
+    if (this.#unwritten.size > 0) this.#writeIn(RETRY_MS);
   }
 
-  #write(): void {
+  /** For the last time. */
+  stop(): void {
+    this.write();
+    clearTimeout(this.#timer);
+  }
+
+  #writeIn(ms: number): void {
+    this.#timer ??= setTimeout(() => {
+      this.write();
+    }, ms).unref();
+  }
+
+  /** So that one that cannot be written keeps no other from it. */
+  #writeEach(): void {
+    for (const record of this.#begun.values()) {
+      try {
+        this.insert(record);
+      } catch (error) {
+        this.#tell(error, 'insert');
+        if (!this.#unwritten.delete(record.id)) this.#unkept.add(record.id);
+      }
+    }
+    this.#begun.clear();
     for (const record of this.#unwritten.values()) {
       try {
         this.#finish(record);
@@ -118,11 +157,6 @@ export class RunKeeper {
       }
       this.#unwritten.delete(record.id);
     }
-    if (this.#unwritten.size === 0) return;
-    this.#retry ??= setTimeout(() => {
-      this.#retry = undefined;
-      this.#write();
-    }, RETRY_MS).unref();
   }
 
   #finish(record: RunRecord): void {

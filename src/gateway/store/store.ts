@@ -61,7 +61,12 @@ export class Store {
     }
   }
 
-  /** Several changes at once, on the disk when this returns: for what a client is then told is accepted. */
+  /** Several changes at once, all or none. */
+  transaction<T>(work: () => T): T {
+    return this.#db.transaction(work);
+  }
+
+  /** The same, on the disk when this returns: for what a client is then told is accepted. */
   durably<T>(work: () => T): T {
     return this.#db.durably(work);
   }

@@ -50,7 +50,7 @@ hook(net.Socket.prototype, 'push', come);
 hook(net, 'connect', (options) => {
   const { onread } = options as net.TcpNetConnectOpts;
   if (onread === undefined) return;
-  const { callback } = onread;
+  const callback = onread.callback.bind(onread);
   onread.callback = (length, memory) => {
     come(memory.subarray(0, length));
     return callback(length, memory);

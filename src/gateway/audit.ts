@@ -1,5 +1,5 @@
 /** What the audit file says of a request: who did what, and what came of it. Never a secret, never code. */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Limits } from '../protocol/limits.ts';
 import type { Head } from './audit-chain.ts';
@@ -81,8 +81,10 @@ export function outcomeOf(reply: FastifyReply): string {
 }
 
 export function codeSubject(code: string, filename: string | undefined): Record<string, string> {
-  const hash = createHash('sha256').update(code).digest('hex');
-  return { code: `sha256:${hash}`, ...(filename === undefined ? {} : { filename: cut(filename) }) };
+  return {
+    code: `sha256:${hash('sha256', code)}`,
+    ...(filename === undefined ? {} : { filename: cut(filename) }),
+  };
 }
 
 export function commandSubject(argv: readonly string[]): Record<string, string> {

@@ -1,7 +1,7 @@
 /** The bearer token (RFC 6750), compared in constant time. */
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { hash, timingSafeEqual } from 'node:crypto';
 
-const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
+const digest = (text: string): Buffer => hash('sha256', text, 'buffer');
 
 /** @returns the token of an `Authorization` header; the scheme is case-insensitive (RFC 9110, section 11.1) */
 export function bearerOf(header: string | undefined): string | undefined {

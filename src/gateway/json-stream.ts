@@ -16,6 +16,10 @@ class Text {
   constructor(chunks: readonly Uint8Array[]) {
     this.chunks = chunks;
   }
+
+  toString(): string {
+    return Buffer.concat(this.chunks).toString();
+  }
 }
 
 export function asText(chunks: readonly Uint8Array[]): Text {
@@ -27,8 +31,9 @@ export function jsonBody(members: readonly (readonly [name: string, value: unkno
   const bytes = members
     .flatMap(([, value]) => (value instanceof Text ? value.chunks : []))
     .reduce((sum, chunk) => sum + chunk.length, 0);
-  const pieces = jsonObject(members);
-  return bytes < STREAM_FROM ? [...pieces].join('') : Readable.from(pieces, { objectMode: false });
+  if (bytes >= STREAM_FROM) return Readable.from(jsonObject(members), { objectMode: false });
+  const whole = members.map(([name, value]) => [name, value instanceof Text ? value.toString() : value]);
+  return JSON.stringify(Object.fromEntries(whole));
 }
 
 export function* jsonObject(

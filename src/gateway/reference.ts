@@ -2,7 +2,7 @@
  * The OpenAPI document as one page of HTML: no script, no other host, its style within. What comes from the document
  * is escaped wherever it stands, since descriptions of runtimes or routes may one day be an administrator's.
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { ErrorRow } from '../protocol/errors.ts';
 import type { Answer, Content, OpenApi, Operation, Parameter } from './openapi.ts';
 
@@ -25,7 +25,7 @@ summary { cursor: pointer }
 /** For the header `content-security-policy`: nothing is loaded, nothing runs, no other page shows it in itself. */
 export const REFERENCE_POLICY = [
   "default-src 'none'",
-  `style-src 'sha256-${createHash('sha256').update(STYLE).digest('base64')}'`,
+  `style-src 'sha256-${hash('sha256', STYLE, 'base64')}'`,
   "base-uri 'none'",
   "form-action 'none'",
   "frame-ancestors 'none'",

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { asText, jsonObject } from '../../src/gateway/json-stream.ts';
+import { asText, jsonBody, jsonObject } from '../../src/gateway/json-stream.ts';
 
 type Members = readonly (readonly [name: string, value: string | number | readonly Uint8Array[]])[];
 const pieces = (members: Members) =>
@@ -49,6 +49,20 @@ const piece = fc.oneof(
 );
 const bytes = fc.array(piece, { maxLength: 12 }).map((pieces) => Buffer.concat(pieces));
 const places = fc.array(fc.nat(), { maxLength: 12 });
+
+test('property: what is small is one string, the same as its pieces', () => {
+  fc.assert(
+    fc.property(bytes, places, (whole, cuts) => {
+      const members = [
+        ['outcome', 'ok'],
+        ['stdout', asText(split(whole, cuts))],
+        ['usage', { stdoutBytes: whole.length, limit: null }],
+      ] as const;
+      assert.equal(jsonBody(members), [...jsonObject(members)].join(''));
+    }),
+    { numRuns: 2000 },
+  );
+});
 
 describe('jsonObject', () => {
   test('property: any bytes, cut anywhere, read as the whole decoded at once', () => {

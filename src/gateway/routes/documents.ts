@@ -1,5 +1,5 @@
 /** `GET /openapi.json` and `GET /docs`: what this server can do, told to programs and to people. Without a token. */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import Type from 'typebox';
@@ -66,7 +66,7 @@ export function documentRoutes(app: FastifyInstance): void {
 
 function documentOf(text: string): Document {
   const bytes = Buffer.from(text);
-  return { bytes, etag: `"${createHash('sha256').update(bytes).digest('base64url')}"` };
+  return { bytes, etag: `"${hash('sha256', bytes, 'base64url')}"` };
 }
 
 function send(request: FastifyRequest, reply: FastifyReply, { bytes, etag }: Document): FastifyReply {

@@ -1,5 +1,5 @@
 /** `POST /v1/batch`: many runs, a result or an error of its own for each. */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import Type from 'typebox';
@@ -46,7 +46,7 @@ export function batchRoute(app: FastifyInstance, options: BatchOptions): void {
       const { runs: items, stopOnFailure = false } = body;
       request.ending.subject = () => ({
         runs: String(items.length),
-        batch: `sha256:${createHash('sha256').update(JSON.stringify(items)).digest('hex')}`,
+        batch: `sha256:${hash('sha256', JSON.stringify(items))}`,
       });
       const format = formatWanted(request);
       const call = { items, principal, requestId: request.id, stopOnFailure, ordered: format === undefined };

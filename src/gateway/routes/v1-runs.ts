@@ -72,7 +72,7 @@ const EVENT_ID = /^\d{1,15}$/;
 const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,255}$/;
 
 export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
-  const { book, store, executor } = parts;
+  const { book, executor } = parts;
 
   addRoute(app, {
     method: 'POST',

@@ -16,6 +16,7 @@ import { addRoute, closed } from '../route.ts';
 import type { RunBook } from '../runs/book.ts';
 import type { LiveRun } from '../runs/live.ts';
 import { orderOf } from '../runs/order.ts';
+import { viewOf, type RunRecord } from '../runs/record.ts';
 import type { RunBody } from '../runs/request.ts';
 import type { OutputSink } from '../runs/sink.ts';
 import { TERMINAL_PATH, toWebSocket } from '../upgrade.ts';
@@ -173,8 +174,8 @@ class SocketSink implements OutputSink {
     });
   }
 
-  end(view: Readonly<Record<string, unknown>>): void {
-    this.#tell({ type: 'end', run: view });
+  end(record: RunRecord): void {
+    this.#tell({ type: 'end', run: viewOf(record) });
   }
 
   #tell(message: object): void {

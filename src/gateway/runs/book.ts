@@ -88,12 +88,14 @@ export class RunBook implements RunObserver {
   ): Promise<{ run: LiveRun; output: Output }> {
     const sink = new Collected();
     const run = new LiveRun(this.#keeper.newRecord(order), order.request, new AbortController(), sink, this);
+    const until = performance.now() + patienceMs;
+    const mayWait = ({ code }: NoxError) => code !== 'queue_timeout' && performance.now() < until;
+    // The request leaves with it: the rest is done while the runner is at work.
+    const done = this.#insist(run, mayWait);
     const off = this.#endWith(run, signal);
     this.#waitedFor.add(run);
     this.#attend(run, order);
-    const until = performance.now() + patienceMs;
-    const mayWait = ({ code }: NoxError) => code !== 'queue_timeout' && performance.now() < until;
-    await this.#insist(run, mayWait);
+    await done;
     off();
     return { run, output: sink.streams };
   }
@@ -101,9 +103,10 @@ export class RunBook implements RunObserver {
   /** Begins a run whose events go to a sink of its client's. What keeps it from beginning is its `failure`. */
   attend(order: RunOrder, sink: OutputSink, signal: AbortSignal): LiveRun {
     const run = new LiveRun(this.#keeper.newRecord(order), order.request, new AbortController(), sink, this);
+    const done = run.execute(this.#options.executor);
     const off = this.#endWith(run, signal);
     this.#attend(run, order);
-    void run.execute(this.#options.executor).then(off);
+    void done.then(off);
     return run;
   }
 
@@ -117,10 +120,10 @@ export class RunBook implements RunObserver {
     const log = new MemoryLog();
     const sink = new Logged(log, abort.signal);
     const run = new LiveRun(this.#keeper.newRecord(order), order.request, abort, sink, this);
+    void run.execute(this.#options.executor);
     const off = this.#endWith(run, signal);
     this.#watching.add(run, log);
     this.#attend(run, order);
-    void run.execute(this.#options.executor);
     try {
       await run.begun;
       return run;

@@ -7,7 +7,7 @@
 import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
 import type { RunInput, RunRequest, RunResult } from '../../protocol/messages.ts';
-import { viewOf, type RunRecord } from './record.ts';
+import type { RunRecord } from './record.ts';
 import type { OutputSink } from './sink.ts';
 
 /** Why a run was ended from here. */
@@ -144,7 +144,7 @@ export class LiveRun {
     const endedAt = this.#now();
     this.record = { ...this.record, state: 'ended', endedAt, ...cut, ...this.#ending(how, endedAt) };
     this.#input.end();
-    this.#sink.end(viewOf(this.record));
+    this.#sink.end(this.record);
     this.#observer.ended(this);
     if (failed && this.record.startedAt === null) this.#begun.reject(how);
     else this.#begun.resolve(undefined);

@@ -1,5 +1,5 @@
 /** `POST /v1/runs` as a client writes it, and what becomes of it: a request to the runner. A pure translation. */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import Type, { type Static } from 'typebox';
 import { NoxError } from '../../protocol/errors.ts';
 import { LimitsRequest } from '../../protocol/limits.ts';
@@ -163,5 +163,5 @@ function toFile(file: Static<typeof FileBody>): RunFile {
 
 /** Scratch runs of one token may share a warm interpreter. */
 function groupOf({ id }: Principal): string {
-  return createHash('sha256').update(id).digest('hex').slice(0, 32);
+  return hash('sha256', id).slice(0, 32);
 }

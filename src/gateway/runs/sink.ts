@@ -2,6 +2,7 @@
 import type { StreamName } from '../../protocol/messages.ts';
 import { eventLine, OutputEncoder } from './events.ts';
 import type { EventLog } from './log.ts';
+import { viewOf, type RunRecord } from './record.ts';
 
 export interface OutputSink {
   /** Something was left out. */
@@ -13,8 +14,7 @@ export interface OutputSink {
    * @param data holds until then
    */
   output(stream: StreamName, data: Uint8Array): Promise<void> | undefined;
-  /** @param view the run as a client sees it */
-  end(view: Readonly<Record<string, unknown>>): void;
+  end(record: RunRecord): void;
 }
 
 /** Bounded by the bounds of the run. */
@@ -59,9 +59,9 @@ export class Logged implements OutputSink {
     return this.log.room(this.#signal);
   }
 
-  end(view: Readonly<Record<string, unknown>>): void {
+  end(record: RunRecord): void {
     for (const line of this.#encoder.end()) this.log.append(line);
-    this.log.append(eventLine({ type: 'end', run: view }));
+    this.log.append(eventLine({ type: 'end', run: viewOf(record) }));
     this.log.close();
   }
 }

@@ -4,7 +4,7 @@
  * A key is reserved on the disk before anything happens, in the same transaction as the run that it stands for. A
  * reservation that a crash has cut off stays one: it is answered with what became of it, and nothing runs again.
  */
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { hash as hashOf, timingSafeEqual } from 'node:crypto';
 import { NoxError } from '../../protocol/errors.ts';
 import type { Database, Query } from './database.ts';
 
@@ -60,7 +60,7 @@ export class Idempotency {
    * @throws NoxError `idempotency_conflict` for a key that stands for another request
    */
   reserve(token: string, key: string, request: string, run?: string, now = Date.now()): Reservation {
-    const hash = createHash('sha256').update(request).digest();
+    const hash = hashOf('sha256', request, 'buffer');
     return this.#db.durably(() => {
       const row = this.#get.get(token, key, now - KEEP_MS);
       if (row === undefined) {

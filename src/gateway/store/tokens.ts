@@ -4,7 +4,7 @@
  * `nox_<prefix>_<secret>`: 8 visible characters by which it is found and recognised, and 32 random bytes as 43
  * characters of base64url. Bytes that are random need no slow hash: sha256 cannot be turned around for them.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import { NoxError } from '../../protocol/errors.ts';
 import type { Quotas, Scope } from '../principal.ts';
 import type { Database, Query, Row } from './database.ts';
@@ -73,7 +73,7 @@ export function prefixOf(text: string): string | undefined {
 }
 
 export function hashOf(secret: string): Buffer {
-  return createHash('sha256').update(secret).digest();
+  return hash('sha256', secret, 'buffer');
 }
 
 function newSecret(prefix: string): string {

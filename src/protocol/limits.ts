@@ -10,6 +10,12 @@ const KIB = 1024;
 const MIB = 1024 * KIB;
 const GIB = 1024 * MIB;
 
+/**
+ * What each file and directory of a workspace takes of its limit at least, so that those who fill it cannot use up the
+ * inodes of the file system before its bytes: ext4 has one for so many bytes (mke2fs.conf(5), `inode_ratio`).
+ */
+export const FILE_BYTES = 16 * KIB;
+
 export interface LimitRow {
   readonly setting: string;
   readonly unit: 'seconds' | 'bytes' | 'count';
@@ -82,7 +88,7 @@ export const LIMITS = {
     default: 4 * GIB,
     minimum: MIB,
     maximum: 16_384 * GIB,
-    meaning: 'Size of a workspace on disk',
+    meaning: 'Size of a workspace on disk; each of its files and directories counts as 16 KiB at least',
   },
   outputBytes: {
     setting: 'NOX_MAX_OUTPUT',
@@ -96,6 +102,11 @@ export const LIMITS = {
 
 export type LimitName = keyof typeof LIMITS;
 export type Limits = Readonly<Record<LimitName, number>>;
+
+/** What so many bytes on disk in so many entries take of the limit of a workspace. */
+export function shareOf({ bytes, entries }: { readonly bytes: number; readonly entries: number }): number {
+  return Math.max(bytes, entries * FILE_BYTES);
+}
 
 export const LIMIT_NAMES = Object.keys(LIMITS) as LimitName[];
 export const DEFAULT_LIMITS = Object.fromEntries(

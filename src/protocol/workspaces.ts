@@ -72,7 +72,7 @@ export const WorkspaceInfo = Type.Object({
 });
 export type WorkspaceInfo = Static<typeof WorkspaceInfo>;
 
-/** As du(1) counts. */
+/** Bytes as du(1) counts. */
 export interface WorkspaceUsage {
   readonly bytes: number;
   /** Entries of every kind. */
@@ -83,7 +83,7 @@ export const SnapshotInfo = Type.Object({
   id: Type.String(),
   label: orNull(Label),
   created: Time,
-  /** On disk, if it shared nothing. */
+  /** Its share (limits.ts), if it shared nothing. */
   bytes: Bytes,
 });
 export type SnapshotInfo = Static<typeof SnapshotInfo>;

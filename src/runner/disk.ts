@@ -1,5 +1,6 @@
 /**
- * The size of a workspace, kept within its limit without help from the file system (quotas need root).
+ * The size of a workspace, kept within its limit without help from the file system (quotas need root). Its share of
+ * the limit is its bytes on disk, or FILE_BYTES for each entry where that is more.
  *
  * Counting files is slow and runs can make a million of them, so it is done rarely: when the file system as a
  * whole has filled by as much as the workspace had left, and every few seconds while runs are alive. Between two
@@ -9,9 +10,9 @@
 import { statfsSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoxError } from '../protocol/errors.ts';
-import { runConfined } from './confined.ts';
+import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
+import { deletedShare } from './meter.ts';
 import { usageOf } from './trees.ts';
-import { deletedBytes } from './meter.ts';
 
 const TICK_MS = 250;
 const RECOUNT_MS = 5000;
@@ -35,6 +36,12 @@ interface Watched extends DiskUser {
   baseline: number | undefined;
 }
 
+/** Of the whole file system; one that makes inodes as they are asked for has none to count (statfs(2)). */
+interface Filled {
+  readonly bytes: number;
+  readonly files: number;
+}
+
 export class DiskWatch {
   readonly #path: string;
   /** In bytes; may be changed. */
@@ -44,7 +51,7 @@ export class DiskWatch {
   #used = 0;
   /** Of it, what was taken since the last count began, which may not have seen it. */
   #taken = 0;
-  #filledAtCount = 0;
+  #filledAtCount: Filled = { bytes: 0, files: 0 };
   #nextCount = 0;
   #countedAt = 0;
   #counting: Promise<void> | undefined;
@@ -58,7 +65,7 @@ export class DiskWatch {
     this.#onFault = onFault;
   }
 
-  /** Bytes on disk at the last count, and what was uploaded since. */
+  /** Its share at the last count, and what was taken since. */
   get used(): number {
     return this.#used;
   }
@@ -74,7 +81,17 @@ export class DiskWatch {
    * @returns false where there is none
    */
   async take(bytes: number): Promise<boolean> {
-    if (bytes > this.room) await this.#countAgain();
+    await this.ready(bytes);
+    return this.takeNow(bytes);
+  }
+
+  /** Counts again where that may be too little. */
+  async ready(bytes: number): Promise<void> {
+    if (bytes > this.room || this.#isOutgrown()) await this.#countAgain();
+  }
+
+  /** `take` for whoever was `ready` for as much. */
+  takeNow(bytes: number): boolean {
     if (bytes > this.room) return false;
     this.#used += bytes;
     this.#taken += bytes;
@@ -103,11 +120,11 @@ export class DiskWatch {
    * @throws NoxError `workspace_full` where so much is beyond the limit that runs must have got around it
    */
   async isFull(): Promise<boolean> {
-    if (this.room <= 0 || this.#filled() - this.#filledAtCount > this.room) await this.#countAgain();
+    if (this.room <= 0 || this.#isOutgrown()) await this.#countAgain();
     if (-this.room > Math.max(this.limit, EXCESS_BYTES))
       throw new NoxError(
         'workspace_full',
-        `The workspace holds ${String(this.#used)} bytes, and may hold ${String(this.limit)}: no run begins in it before files are deleted (DELETE /v1/workspaces/{id}/files)`,
+        `The workspace holds ${String(this.#used)} bytes (a file counts as ${String(FILE_BYTES)} at least), and may hold ${String(this.limit)}: no run begins in it before files are deleted (DELETE /v1/workspaces/{id}/files)`,
       );
     return this.room <= 0;
   }
@@ -145,10 +162,16 @@ export class DiskWatch {
 
   #tick(): void {
     if (this.#counting !== undefined) return;
-    const now = performance.now();
-    const grown = this.#filled() - this.#filledAtCount;
-    if (grown <= this.room && now < this.#nextCount) return;
+    if (!this.#isOutgrown() && performance.now() < this.#nextCount) return;
     void this.count();
+  }
+
+  /** Whether the file system has filled by more than the workspace had left, whoever filled it. */
+  #isOutgrown(): boolean {
+    const { bytes, files } = this.#filled();
+    const before = this.#filledAtCount;
+    const grown = shareOf({ bytes: bytes - before.bytes, entries: files - before.files });
+    return grown > this.room + this.#taken;
   }
 
   async #count(): Promise<void> {
@@ -156,7 +179,7 @@ export class DiskWatch {
     try {
       const filled = this.#filled();
       this.#taken = 0;
-      this.#used = (await diskUsage(this.#path)) + this.#deleted() + this.#taken;
+      this.#used = shareOf(await usageOf(this.#path)) + this.#deleted() + this.#taken;
       this.#filledAtCount = filled;
     } catch (error) {
       this.#onFault(error);
@@ -173,27 +196,18 @@ export class DiskWatch {
 
   #deleted(): number {
     const dev = statSync(this.#path).dev;
-    return deletedBytes(
+    return deletedShare(
       [...this.#runs].flatMap((run) => run.pids()),
       dev,
     );
   }
 
-  #filled(): number {
+  #filled(): Filled {
     try {
-      const { blocks, bfree, bsize } = statfsSync(this.#path);
-      return (blocks - bfree) * bsize;
+      const { blocks, bfree, bsize, files, ffree } = statfsSync(this.#path);
+      return { bytes: (blocks - bfree) * bsize, files: files - ffree };
     } catch {
-      return 0;
+      return { bytes: 0, files: 0 };
     }
   }
-}
-
-/** du passes over all permissions here: a run may take them from a directory and still fill it. */
-async function diskUsage(path: string): Promise<number> {
-  const argv = ['/usr/bin/du', '--summarize', '--one-file-system', '--block-size=1', '/work'];
-  // It is faster than usageOf, but a run can have it give up. It ends with 1 when a file vanished under it, and has still printed its sum.
-  const { stdout } = await runConfined(argv, [{ from: path, at: '/work' }], 'read');
-  const bytes = Number.parseInt(stdout, 10);
-  return Number.isNaN(bytes) ? (await usageOf(path)).bytes : bytes;
 }

@@ -22,6 +22,7 @@ import {
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { LIST_MAX, type FileInfo, type FileList, type WatchEvent } from '../protocol/files.ts';
+import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
 import type { Asks, Fetched, Fetches, Sends } from '../protocol/operations.ts';
 import { entriesBelow, etagOf, infoOf, isOneOf, isTemporary, settled, targetOf } from './entries.ts';
 import { badPath, fileNames, showPath, treeNames } from './names.ts';
@@ -46,6 +47,7 @@ import {
   type Place,
 } from './walk.ts';
 import { unlinkIfPossible } from './workspace.ts';
+import { fileShare, noRoom, takeDirectory } from './write.ts';
 import { Body } from './body.ts';
 import type { WorkspaceState } from './workspace-state.ts';
 
@@ -187,7 +189,8 @@ export class Files {
     try {
       staging = new Staging(workspace, disk);
       await this.#unpackInto(staging, path, format, body);
-      await this.#open(path, ({ walk }) => staging?.place(walk.to(names, { make: true })), conflict);
+      const make = await this.#making(names);
+      await this.#open(path, ({ walk }) => staging?.place(walk.to(names, { make })), conflict);
       const { entries, bytes } = staging;
       return { entries, bytes };
     } catch (error) {
@@ -217,7 +220,7 @@ export class Files {
     } finally {
       closeSync(place);
       this.#unlinkTemporary(spool);
-      disk.giveBack(bytes);
+      disk.giveBack(fileShare(bytes));
     }
   }
 
@@ -267,10 +270,11 @@ export class Files {
     const { workspace, disk } = this.#state;
     const spool = [`.nox-${randomBytes(12).toString('hex')}.tmp`];
     const { place, bytes } = await workspace.replace(path, spool, body, disk);
+    const make = await this.#making(names);
     let own: number | undefined;
     try {
       const add = async ({ root, walk }: Opened) => {
-        const to = walk.to(names, { make: true });
+        const to = walk.to(names, { make });
         const { dir, name, stats } = to;
         check(stats);
         if (stats === undefined) {
@@ -288,7 +292,7 @@ export class Files {
       };
       return await this.#open(path, add, conflict);
     } catch (error) {
-      disk.giveBack(bytes);
+      disk.giveBack(fileShare(bytes));
       throw error;
     } finally {
       closeSync(place);
@@ -381,7 +385,7 @@ export class Files {
     const fd = withAccess(dir, () => openFile(at(dir, name), 'read'));
     try {
       const { size } = fstatSync(fd);
-      if (!(await disk.take(size))) throw noRoom(disk.room, size);
+      if (!(await disk.take(fileShare(size)))) throw noRoom(disk.room, fileShare(size));
       const flags = constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE;
       await promisify(copyFile)(self(fd), at(root, stem), flags);
     } finally {
@@ -392,18 +396,21 @@ export class Files {
   async #copyTree({ names }: Place, stem: string, signal: AbortSignal): Promise<void> {
     const { disk, workspace } = this.#state;
     const below = names.join('/');
-    const { bytes } = await usageOf(workspace.path, below);
-    if (!(await disk.take(bytes))) throw noRoom(disk.room, bytes);
-    await copyWithin(workspace.path, below, stem, disk.room + bytes, signal);
+    const share = shareOf(await usageOf(workspace.path, below));
+    if (!(await disk.take(share))) throw noRoom(disk.room, share);
+    await copyWithin(workspace.path, below, stem, disk.room + share, signal);
     await disk.count();
   }
 
-  makeDirectory({ path, parents = false }: Ask<'makeDirectory'>): Promise<FileInfo> {
-    return this.#open(path, async ({ walk }) => {
-      const target = walk.to(targetNames(path), { make: parents });
+  async makeDirectory({ path, parents = false }: Ask<'makeDirectory'>): Promise<FileInfo> {
+    const names = targetNames(path);
+    const make = await this.#making(names);
+    return this.#open(path, ({ walk }) => {
+      const target = walk.to(names, parents ? { make } : {});
       const { dir, name, stats } = target;
       if (stats !== undefined && !(parents && stats.isDirectory())) throw exists(path);
-      if (stats === undefined)
+      if (stats === undefined) {
+        make();
         try {
           withAccess(dir, () => {
             mkdirSync(at(dir, name));
@@ -412,8 +419,18 @@ export class Files {
           if (errorCode(error) === 'EEXIST') throw exists(path);
           throw error;
         }
+      }
       return this.#infoOf(target, path);
     });
+  }
+
+  /** For a walk that makes the directories on its way, each of which takes its room. */
+  async #making(names: readonly string[]): Promise<() => void> {
+    const { disk } = this.#state;
+    await disk.ready(names.length * FILE_BYTES);
+    return () => {
+      takeDirectory(disk);
+    };
   }
 
   /** Where something is to be put that is there already. */
@@ -427,7 +444,8 @@ export class Files {
     const { workspace } = this.#state;
     const walk = new Walk(workspace.shown, root, to);
     try {
-      const target = walk.to(targetNames(to), { keepLink: true, make: true });
+      const names = targetNames(to);
+      const target = walk.to(names, { keepLink: true, make: await this.#making(names) });
       const { stats, name } = target;
       if (name === '.') throw badPath(to, 'is the workspace itself');
       if (stats !== undefined && !overwrite) throw exists(to);
@@ -481,11 +499,6 @@ function explain(path: string, error: unknown): unknown {
 
 const missing = (path: string) => new NoxError('file_not_found', `${showPath(path)}: there is no such file`);
 const exists = (path: string) => new NoxError('already_exists', `${showPath(path)}: is there already`);
-const noRoom = (room: number, wanted: number) =>
-  new NoxError(
-    'workspace_full',
-    `The workspace has room for ${String(Math.max(0, room))} bytes more, not for ${String(wanted)}`,
-  );
 
 function found(path: string, place: Place): Place & { readonly stats: BigIntStats } {
   const { stats } = place;

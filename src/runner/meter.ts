@@ -5,6 +5,7 @@
  * that its parent does not wait for (SIGCHLD ignored) takes its CPU time along unseen, which the wall time bounds.
  */
 import { statfsSync, statSync } from 'node:fs';
+import { shareOf } from '../protocol/limits.ts';
 import { list, processTree, read, sizeOf } from './proc.ts';
 
 export interface Sample {
@@ -143,17 +144,18 @@ function sharedMappings(pid: number): Map<string, number> {
 }
 
 /**
- * Bytes on disk of files that are deleted and still open, in these processes and below them: du does not see them.
+ * What files take of the limit of a workspace that are deleted and still open, in these processes and below them: in
+ * its directories they are not found.
  *
  * @param dev the device of the workspace
  */
-export function deletedBytes(roots: readonly number[], dev: number): number {
+export function deletedShare(roots: readonly number[], dev: number): number {
   const sizes = new Map<number, number>();
   for (const pid of processTree(roots)) {
     for (const fd of list(`/proc/${pid}/fd`)) {
       try {
         const { dev: device, ino, nlink, blocks } = statSync(`/proc/${pid}/fd/${fd}`);
-        if (nlink === 0 && device === dev) sizes.set(ino, blocks * 512);
+        if (nlink === 0 && device === dev) sizes.set(ino, shareOf({ bytes: blocks * 512, entries: 1 }));
       } catch {
         // Closed meanwhile.
       }

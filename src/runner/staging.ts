@@ -21,6 +21,7 @@ import {
 import { setImmediate } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
+import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
 import { NAME_MAX, PATH_MAX } from '../protocol/messages.ts';
 import { removeTree } from './trees.ts';
 import { DEPTH_MAX, entriesBelow } from './entries.ts';
@@ -33,7 +34,7 @@ export const ENTRIES_MAX = 100_000;
 /** An archive may unpack to so many times its own size, once it is beyond what is harmless anyway. */
 const RATIO_MAX = 200;
 const RATIO_FROM = 64 * 1024 * 1024;
-/** What an entry without content takes on disk, about. */
+/** What an entry takes on disk beside its content, about. */
 const ENTRY_BYTES = 4096;
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
 const write = promisify(writeFd);
@@ -57,6 +58,10 @@ export class Staging {
   /** The directory of the last entry: the next is likely to be in it. */
   #last: { path: string; fd: number } | undefined;
   #placed = false;
+  /** Directories that were made for the path of an entry, and are none themselves. */
+  #between = 0;
+  /** Of the limit. */
+  #taken = 0;
   entries = 0;
   bytes = 0;
   /** Of the archive, so far. */
@@ -78,7 +83,10 @@ export class Staging {
 
   async directory(name: string): Promise<void> {
     const names = await this.#count(name);
-    if (names.length > 0) this.#enter(names, name);
+    if (names.length === 0) return;
+    await this.#enter(names, name);
+    // It has been counted as an entry.
+    this.#between -= 1;
   }
 
   async file(name: string, { mode, mtime }: Facts, body: AsyncIterable<Uint8Array>): Promise<void> {
@@ -207,7 +215,7 @@ export class Staging {
     const names = await this.#count(name);
     const last = names.at(-1);
     if (last === undefined) throw hostile(`${shown(name)}: names no file`);
-    return { dir: this.#enter(names.slice(0, -1), name), last, names };
+    return { dir: await this.#enter(names.slice(0, -1), name), last, names };
   }
 
   /** Every entry has its price, also one without content. */
@@ -227,24 +235,29 @@ export class Staging {
   }
 
   async #take(bytes: number): Promise<void> {
-    if (!(await this.#disk.take(bytes)))
+    this.bytes += bytes;
+    const share = shareOf({ bytes: this.bytes, entries: this.entries + this.#between });
+    if (!(await this.#disk.take(share - this.#taken)))
       throw new NoxError(
         'workspace_full',
-        `archive: the workspace has room for ${String(Math.max(0, this.#disk.room + this.bytes))} bytes`,
+        `archive: the workspace has room for ${String(Math.max(0, this.#disk.room + this.#taken))} bytes (a file or directory counts as ${String(FILE_BYTES)} at least)`,
       );
-    this.bytes += bytes;
+    this.#taken = share;
     if (this.bytes > RATIO_FROM && this.bytes > RATIO_MAX * this.packed)
       throw hostile(`unpacks to more than ${String(RATIO_MAX)} times its size`);
   }
 
-  #enter(names: readonly string[], name: string): number {
+  async #enter(names: readonly string[], name: string): Promise<number> {
     const path = names.join('/');
     if (this.#last?.path === path) return this.#last.fd;
     this.#forget();
     let fd = openDirectory(at(this.#top, '.'));
     for (const each of names) {
       try {
-        if (statEntry(fd, each) === undefined) mkdirSync(at(fd, each));
+        if (statEntry(fd, each) === undefined) {
+          mkdirSync(at(fd, each));
+          this.#between += 1;
+        }
         const next = openDirectory(at(fd, each));
         closeSync(fd);
         fd = next;
@@ -254,6 +267,7 @@ export class Staging {
       }
     }
     this.#last = { path, fd };
+    await this.#take(0);
     return fd;
   }
 

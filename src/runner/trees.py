@@ -1,8 +1,9 @@
 """Works on trees of files that a live run may change at any moment, for confined.ts.
 
     count TOP PATH                     prints the bytes on disk and the number of entries below a directory
-    copy TOP PATH TO NAME LIMIT        copies what is in a directory into the directory NAME of TO, which is made; NAME ''
-                                       is TO itself. Prints the bytes on disk that were copied
+    copy TOP PATH TO NAME LIMIT PRICE  copies what is in a directory into the directory NAME of TO, which is made; NAME ''
+                                       is TO itself. Prints what the copy takes of the limit: the bytes on disk, or
+                                       PRICE bytes for each entry, where that is more
 
 PATH and NAME are in hexadecimal, since they may be any bytes. Every directory is opened from its parent's descriptor
 and no link is followed; nothing is opened that could wait; what has gone or changed meanwhile is passed over. du, find
@@ -31,6 +32,8 @@ CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EEXIST, 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 TEMPORARY = re.compile(r'\.nox-[0-9a-f]{24}\.(tmp|redo)')
 PIECE = 1 << 22
+# A tree that is too deep to be looked into has more than anybody may have.
+TOO_DEEP = 1 << 31
 
 
 class OverLimit(Exception):
@@ -88,14 +91,28 @@ class Count:
         self.blocks += found.st_blocks
         self.entries += 1
         if is_directory:
+            self.enter(fd, name)
+
+    def enter(self, fd: int, name: str) -> None:
+        try:
             below = os.open(name, DIRECTORY, dir_fd=fd)
-            self.levels.append((below, os.scandir(below)))
+            try:
+                self.levels.append((below, os.scandir(below)))
+            except OSError:
+                os.close(below)
+                raise
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            self.entries += TOO_DEEP
 
 
 class Copy:
-    def __init__(self, source: int, target: int, limit: int):
-        self.left = limit
-        self.copied = 0
+    def __init__(self, source: int, target: int, limit: int, price: int):
+        self.limit = limit
+        self.price = price
+        self.blocks = 0
+        self.entries = 0
         own = os.fstat(source)
         self.device = own.st_dev
         self.target = target
@@ -125,10 +142,14 @@ class Copy:
                 if error.errno not in CHANGED:
                     raise
 
+    @property
+    def share(self) -> int:
+        return max(self.blocks * 512, self.entries * self.price)
+
     def take(self, blocks: int) -> None:
-        self.copied += blocks * 512
-        self.left -= blocks * 512
-        if self.left < 0:
+        self.blocks += blocks
+        self.entries += 1
+        if self.share > self.limit:
             raise OverLimit
 
     def add(self, source: int, target: int, name: str, path: str) -> None:
@@ -151,9 +172,10 @@ class Copy:
                 if error.errno == errno.EINVAL:
                     return
                 raise
-            os.symlink(goal, name, dir_fd=target)
             self.take(8)
+            os.symlink(goal, name, dir_fd=target)
         elif stat.S_ISFIFO(found.st_mode):
+            self.take(0)
             os.mkfifo(name, stat.S_IMODE(found.st_mode), dir_fd=target)
 
     def add_file(self, source: int, target: int, name: str, path: str) -> None:
@@ -240,7 +262,7 @@ def main(what: str, top: str, path: str, *rest: str) -> None:
         count.run()
         print(count.blocks * 512, count.entries)
         return
-    to, name, limit = rest
+    to, name, limit, price = rest
     target = os.open(to, DIRECTORY)
     if name:
         try:
@@ -250,7 +272,7 @@ def main(what: str, top: str, path: str, *rest: str) -> None:
             if error.errno in CHANGED:
                 sys.exit(5)
             raise
-    copy = Copy(source, target, int(limit))
+    copy = Copy(source, target, int(limit), int(price))
     try:
         copy.run()
     except OverLimit:
@@ -261,7 +283,7 @@ def main(what: str, top: str, path: str, *rest: str) -> None:
         raise
     # All of it is on disk before anybody is told that it is there.
     ctypes.CDLL(None).syncfs(target)
-    print(copy.copied)
+    print(copy.share)
 
 
 main(*sys.argv[1:])

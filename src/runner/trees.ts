@@ -1,6 +1,7 @@
 /** Counts, copies and removes trees of files beside live runs: trees.py and rm(1), each seeing nothing else (confined.ts). */
 import { readFileSync } from 'node:fs';
 import { NoxError } from '../protocol/errors.ts';
+import { FILE_BYTES } from '../protocol/limits.ts';
 import { runConfined, type Ended } from './confined.ts';
 
 const PROGRAM = readFileSync(new URL('./trees.py', import.meta.url), 'utf8');
@@ -37,8 +38,8 @@ export async function usageOf(path: string, below = ''): Promise<Usage> {
  * where the file system can (Btrfs, XFS). Unfinished files of Nox in `from` itself are left out.
  *
  * @param to an empty directory
- * @param limit in bytes on disk
- * @returns the bytes on disk, if it shared nothing
+ * @param limit of the copy's share (limits.ts)
+ * @returns its share, if it shared nothing
  * @throws NoxError `workspace_full` beyond the limit, `cancelled`; the ENOSPC of a disk that is full
  */
 export async function copyTree(
@@ -51,7 +52,7 @@ export async function copyTree(
     { from, at: '/from' },
     { from: to, at: '/to', writable: true },
   ];
-  const argv = [...PYTHON, 'copy', '/from', '', '/to', '', String(limit)];
+  const argv = [...PYTHON, 'copy', '/from', '', '/to', '', String(limit), String(FILE_BYTES)];
   return copied(await runConfined(argv, binds, 'all', signal), limit);
 }
 
@@ -68,7 +69,8 @@ export async function copyWithin(
   limit: number,
   signal?: AbortSignal,
 ): Promise<number> {
-  const argv = [...PYTHON, 'copy', '/work', hex(below), '/work', hex(name), String(limit)];
+  const target = ['/work', hex(name), String(limit), String(FILE_BYTES)];
+  const argv = [...PYTHON, 'copy', '/work', hex(below), ...target];
   return copied(await runConfined(argv, [{ from: path, at: '/work', writable: true }], 'all', signal), limit);
 }
 
@@ -76,7 +78,7 @@ function copied({ code, stdout, stderr }: Ended, limit: number): number {
   if (code === 0) return Number(stdout);
   if (code === CHANGED) throw changed();
   if (code === OVER_LIMIT)
-    throw new NoxError('workspace_full', `There is room for ${String(limit)} bytes, and the files have more`);
+    throw new NoxError('workspace_full', `There is room for ${String(limit)} bytes, and the files take more`);
   const error = new Error(`the files were not copied: ${lastLine(stderr)}`);
   throw code === DISK_FULL ? Object.assign(error, { code: 'ENOSPC' }) : error;
 }

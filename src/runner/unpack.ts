@@ -201,7 +201,7 @@ async function placeZipEntry(
   }
   if (kind !== 0 && kind !== FILE && kind !== LINK)
     throw hostile(`${name}: is no file, directory or link (mode ${unix.toString(8)})`);
-  const content = checked(await openContent(zip, entry), entry, name);
+  const content = contentOf(zip, entry, name);
   if (kind === LINK) {
     if (entry.uncompressedSize > PATH_MAX) throw hostile(`${name}: a link that is too long`);
     const target: Uint8Array[] = [];
@@ -221,10 +221,13 @@ function openContent(zip: yauzl.ZipFile, entry: yauzl.Entry): Promise<Readable> 
   });
 }
 
-/** With the checksum that yauzl leaves out. */
-async function* checked(content: Readable, entry: yauzl.Entry, name: string): AsyncGenerator<Uint8Array> {
+/**
+ * With the checksum that yauzl leaves out. Opened when it is read: a stream whose errors nobody hears yet ends the
+ * program with one.
+ */
+async function* contentOf(zip: yauzl.ZipFile, entry: yauzl.Entry, name: string): AsyncGenerator<Uint8Array> {
   let crc = 0;
-  for await (const piece of content) {
+  for await (const piece of await openContent(zip, entry)) {
     crc = crc32(piece as Uint8Array, crc);
     yield piece as Uint8Array;
   }

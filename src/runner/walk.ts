@@ -56,8 +56,8 @@ export interface Place {
 }
 
 interface WalkOptions {
-  /** Directories that are missing are made. */
-  readonly make?: boolean;
+  /** Directories that are missing are made; called before each, and may throw. */
+  readonly make?: () => void;
   /** A link in the last place is the entry itself, and is not walked. */
   readonly keepLink?: boolean;
 }
@@ -81,7 +81,7 @@ export class Walk {
   }
 
   /** @throws NoxError `invalid_path`, `file_not_found` for a directory on the way that is missing and not to be made */
-  to(names: readonly string[], { make = false, keepLink = false }: WalkOptions = {}): Place {
+  to(names: readonly string[], { make, keepLink = false }: WalkOptions = {}): Place {
     const todo = [...names];
     let links = 0;
     for (;;) {
@@ -126,11 +126,12 @@ export class Walk {
     closeSync(left.fd);
   }
 
-  #enter(dir: number, name: string, stats: BigIntStats | undefined, make: boolean): number {
-    if (stats === undefined && !make)
+  #enter(dir: number, name: string, stats: BigIntStats | undefined, make?: () => void): number {
+    if (stats === undefined && make === undefined)
       throw new NoxError('file_not_found', `${showPath(this.#path)}: there is no ${shown(name)}`);
     if (stats !== undefined && !stats.isDirectory())
       throw badPath(this.#path, `${shown(name)} is not a directory`);
+    if (stats === undefined) make?.();
     try {
       if (stats === undefined) withAccess(dir, () => mkdirSync(at(dir, name)));
       return openDirectory(at(dir, name));

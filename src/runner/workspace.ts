@@ -30,6 +30,7 @@ import {
 import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
+import { FILE_BYTES } from '../protocol/limits.ts';
 import { PATH_MAX } from '../protocol/messages.ts';
 import { bytesOf, textOf } from '../protocol/bytes.ts';
 import { badPath, fileNames } from './names.ts';
@@ -44,7 +45,7 @@ import {
   Walk,
   withAccess,
 } from './walk.ts';
-import { writeAndSync, type Body, type Room } from './write.ts';
+import { fileShare, takeDirectory, writeAndSync, type Body, type Room } from './write.ts';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants;
 const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;
@@ -128,7 +129,7 @@ export class Workspace {
    * code is mounted on that file, its content is replaced instead: a rename would take their code away from them
    * (the kernel drops what is mounted on a name that another file takes).
    *
-   * @param room where the bytes are taken from; more than it has is `workspace_full`
+   * @param room what its share is taken from; more than it has is `workspace_full`
    * @throws NoxError `invalid_path`, `workspace_full`, `workspace_conflict`; what `body` throws; the errors of a
    *   machine that is full or broken
    */
@@ -159,9 +160,9 @@ export class Workspace {
     try {
       const bytes = await writeAndSync(temporary, body, room);
       try {
-        return { ...(await this.#putInPlace(root, walk, path, names, `.nox-${number}`, how)), bytes };
+        return { ...(await this.#putInPlace(root, walk, path, names, `.nox-${number}`, room, how)), bytes };
       } catch (error) {
-        room.giveBack(bytes);
+        room.giveBack(fileShare(bytes));
         throw conflict(path, error);
       }
     } catch (error) {
@@ -179,9 +180,14 @@ export class Workspace {
     path: string,
     names: readonly string[],
     stem: string,
+    room: Room,
     how: Replacing,
   ): Promise<{ names: readonly string[]; place: number }> {
-    const place = walk.to(names, { make: true });
+    await room.ready(names.length * FILE_BYTES);
+    const make = () => {
+      takeDirectory(room);
+    };
+    const place = walk.to(names, { make });
     const { dir, name, stats } = place;
     if (name === '.' || stats?.isDirectory() === true) throw badPath(path, 'is a directory');
     how.check?.(stats);
@@ -277,7 +283,7 @@ export class Workspace {
     try {
       const saved = readNote(at(root, name));
       walk = new Walk(this.shown, root, saved);
-      const place = walk.to(pathNames(relative(this.shown, saved)).map(bytesOf), { make: true });
+      const place = walk.to(pathNames(relative(this.shown, saved)).map(bytesOf), { make: () => undefined });
       renameSync(at(root, name.replace(/redo$/, 'tmp')), at(place.dir, place.name));
     } catch {
       // Its directory is gone, the copy was finished, or it is no note of ours: nothing is left to do.

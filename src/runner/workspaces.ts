@@ -12,6 +12,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, mkdirSync, readdirSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { NoxError } from '../protocol/errors.ts';
+import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
 import type { Asks } from '../protocol/operations.ts';
 import type { SnapshotInfo, WorkspaceInfo, WorkspaceUsage } from '../protocol/workspaces.ts';
 import { DiskWatch } from './disk.ts';
@@ -291,7 +292,7 @@ export class Workspaces {
     }
   }
 
-  /** @returns the bytes of the copy */
+  /** @returns the share of the copy */
   async #copyOut(
     { workspace }: WorkspaceState,
     to: string,
@@ -300,11 +301,11 @@ export class Workspaces {
   ): Promise<number> {
     workspace.prepare();
     // One that is too large is refused before it is copied.
-    const { bytes } = await usageOf(workspace.path);
-    if (bytes > room)
+    const share = shareOf(await usageOf(workspace.path));
+    if (share > room)
       throw new NoxError(
         'workspace_full',
-        `The files have ${String(bytes)} bytes, and there is room for ${String(Math.max(0, room))}`,
+        `The files take ${String(share)} bytes (each counts as ${String(FILE_BYTES)} at least), and there is room for ${String(Math.max(0, room))}`,
       );
     const copied = await copyTree(workspace.path, to, room, signal);
     new Workspace(to).sweep();

@@ -2,15 +2,18 @@
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { NoxError } from '../protocol/errors.ts';
+import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
 
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
 
 export type Body = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
-/** Where the bytes of a workspace are taken from, before they are written (disk.ts). */
+/** What the share of a file is taken from, before it is written (disk.ts). */
 export interface Room {
   readonly room: number;
   take(bytes: number): Promise<boolean>;
+  ready(bytes: number): Promise<void>;
+  takeNow(bytes: number): boolean;
   giveBack(bytes: number): void;
 }
 
@@ -21,29 +24,45 @@ const IOV_MAX = 1024;
 /** After so much the disk begins, so that little is left for it at the end. */
 const SYNC_BYTES = 32 * 1024 * 1024;
 
+/** What a file takes that is being written, as `writeAndSync` has taken it. */
+export const fileShare = (bytes: number): number => shareOf({ bytes, entries: 1 });
+
+/** For a walk that makes the directories on its way, which have been made `ready` for. @throws NoxError `workspace_full` */
+export function takeDirectory(room: Room): void {
+  if (!room.takeNow(FILE_BYTES)) throw noRoom(room.room, FILE_BYTES);
+}
+
+export const noRoom = (room: number, wanted: number): NoxError =>
+  new NoxError(
+    'workspace_full',
+    `The workspace has room for ${String(Math.max(0, room))} bytes more, not for ${String(wanted)} (a file or directory counts as ${String(FILE_BYTES)} at least)`,
+  );
+
 /**
  * @returns how many bytes, when they are on the disk
  * @throws NoxError `workspace_full`; what the body throws
  */
 export async function writeAndSync(path: Buffer, body: Body, room: Room): Promise<number> {
+  let taken = 0;
+  let bytes = 0;
+  const take = async () => {
+    const share = fileShare(bytes);
+    if (!(await room.take(share - taken))) throw noRoom(room.room + taken, share);
+    taken = share;
+  };
+  await take();
   const file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o666);
   const writer = new Writer(file);
-  let bytes = 0;
   try {
     for await (const chunk of body) {
-      if (!(await room.take(chunk.length))) {
-        throw new NoxError(
-          'workspace_full',
-          `The workspace has room for ${Math.max(0, room.room + bytes)} bytes more`,
-        );
-      }
       bytes += chunk.length;
+      await take();
       await writer.write(chunk);
     }
     await writer.sync();
     return bytes;
   } catch (error) {
-    room.giveBack(bytes);
+    room.giveBack(taken);
     throw error;
   } finally {
     await writer.settled();

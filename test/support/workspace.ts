@@ -2,6 +2,7 @@
 import { mkdirSync, mkdtempSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskWatch } from '../../src/runner/disk.ts';
 import { Files } from '../../src/runner/files.ts';
 import { Workspace } from '../../src/runner/workspace.ts';
@@ -11,6 +12,15 @@ const MIB = 2 ** 20;
 
 /** What has been taken, never counted. */
 class Ledger extends DiskWatch {
+  /** For so many takes a count is waited for. */
+  counts = 0;
+
+  override async ready(): Promise<void> {
+    if (this.counts === 0) return;
+    this.counts -= 1;
+    await sleep(20);
+  }
+
   override count(): Promise<void> {
     return Promise.resolve();
   }
@@ -20,7 +30,7 @@ export interface Bench {
   readonly outside: string;
   readonly path: string;
   readonly files: Files;
-  readonly disk: DiskWatch;
+  readonly disk: Ledger;
   readonly state: WorkspaceState;
   close(): void;
 }

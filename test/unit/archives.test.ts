@@ -374,6 +374,15 @@ describe('hostile archives are refused, and leave nothing', () => {
       assert.ok(bench.disk.used >= used);
     });
 
+  // What goes wrong in a stream meanwhile is not heard by whoever will read it.
+  for (const [name, make] of Object.entries(HOSTILE))
+    test(`${name}; the workspace is counted before its entries`, async () => {
+      const [format, archive] = make();
+      bench.disk.counts = 10;
+      await assert.rejects(() => unpack(format, archive), rejectsWith('hostile_archive'));
+      assert.deepEqual(readdirSync(bench.path), []);
+    });
+
   test('more entries than may be, in a stream', async () => {
     const empty = tarHeader({ name: 'd', type: 'directory', size: 0, ...facts });
     const many = gzipSync(Buffer.concat(Array.from({ length: ENTRIES_MAX + 1 }, () => empty)));

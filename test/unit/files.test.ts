@@ -20,6 +20,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { NoxError } from '../../src/protocol/errors.ts';
+import { FILE_BYTES } from '../../src/protocol/limits.ts';
 import type { WatchEvent } from '../../src/protocol/files.ts';
 import { bytesOf, textOf } from '../../src/protocol/bytes.ts';
 import { all, makeWorkspace, pieces, type Bench } from '../support/workspace.ts';
@@ -133,7 +134,7 @@ describe('write', () => {
     await write('f', 'two', { ifMatch: ['"other"', etag] });
     await assert.rejects(() => write('f', 'three', { ifMatch: [etag] }), rejectsWith('precondition_failed'));
     assert.equal(readFileSync(on('f'), 'utf8'), 'two');
-    assert.equal(bench.disk.used, 6);
+    assert.equal(bench.disk.used, 2 * FILE_BYTES);
   });
 
   test('of many writes with one ETag at the same time, one wins', async () => {
@@ -176,7 +177,7 @@ describe('write', () => {
     chmodSync(on('log'), 0o600);
     assert.equal(readFileSync(on('log'), 'utf8'), 'abc');
     assert.deepEqual(readdirSync(bench.path), ['log']);
-    assert.equal(bench.disk.used, 3);
+    assert.equal(bench.disk.used, 3 * FILE_BYTES);
   });
 
   test('a body that breaks off leaves the old file, no directory and no room taken', async () => {
@@ -188,12 +189,12 @@ describe('write', () => {
       );
     assert.equal(readFileSync(on('f'), 'utf8'), 'old');
     assert.deepEqual(readdirSync(bench.path), ['f']);
-    assert.equal(bench.disk.used, 3);
+    assert.equal(bench.disk.used, FILE_BYTES);
   });
 
   test('more than there is room for', async () => {
     bench.close();
-    bench = makeWorkspace(10);
+    bench = makeWorkspace(1.9 * FILE_BYTES);
     await write('f', '123456');
     await assert.rejects(() => write('g', '123456'), rejectsWith('workspace_full'));
     await assert.rejects(() => write('f', '123456', { append: true }), rejectsWith('workspace_full'));
@@ -463,7 +464,7 @@ describe('move, copy, remove, mkdir', () => {
     assert.deepEqual([mode, size], ['0750', 4]);
     writeFileSync(on('f'), 'changed');
     assert.equal(readFileSync(on('d/copy'), 'utf8'), 'text');
-    assert.equal(bench.disk.used, 8);
+    assert.equal(bench.disk.used, 3 * FILE_BYTES);
   });
 
   test('remove: a link, not what it leads to; a full directory only when asked', async () => {

@@ -272,7 +272,7 @@ worker(rename_and_grow); say("renamed"); wait(); finish()`);
   });
 
   test('a process that is gone is measured as nothing, and a meter that never measured says so', async () => {
-    const tree = grow('say("here")');
+    const tree = grow('say("here"); wait()');
     await tree.said('here');
     const { pid } = tree;
     await tree.end();

@@ -29,6 +29,7 @@ import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
 import { ERRORS, NoxError } from '../../src/protocol/errors.ts';
+import { FILE_BYTES } from '../../src/protocol/limits.ts';
 import { pathNames, Workspace } from '../../src/runner/workspace.ts';
 import type { Room } from '../../src/runner/write.ts';
 
@@ -36,15 +37,18 @@ const ROOM = 2 ** 20;
 
 function roomOf(bytes: number): Room {
   let room = bytes;
+  const takeNow = (wanted: number) => {
+    const taken = wanted <= room;
+    if (taken) room -= wanted;
+    return taken;
+  };
   return {
     get room() {
       return room;
     },
-    take: (wanted) => {
-      const taken = wanted <= room;
-      if (taken) room -= wanted;
-      return Promise.resolve(taken);
-    },
+    takeNow,
+    take: (wanted) => Promise.resolve(takeNow(wanted)),
+    ready: () => Promise.resolve(),
     giveBack: (back) => {
       room += back;
     },
@@ -252,7 +256,7 @@ describe('Workspace.write', () => {
 
   test('the longest name and the deepest path', async () => {
     assert.equal((await write('a'.repeat(255))).bytes, 3);
-    const { saved } = await write(`${'d/'.repeat(2047)}f`);
+    const { saved } = await write(`${'d/'.repeat(2047)}f`, 'new', 2048 * FILE_BYTES);
     assert.equal(saved, inside(...Array.from({ length: 2047 }, () => 'd'), 'f'));
     await write(`${'é'.repeat(127)}/x`);
     assert.equal(text('é'.repeat(127), 'x'), 'new');
@@ -365,17 +369,19 @@ describe('Workspace.write', () => {
   });
 
   describe('room', () => {
+    const FULL = 20_000;
+
     test('exactly full is allowed', async () => {
-      assert.equal((await write('f', 'x'.repeat(100), 100)).bytes, 100);
+      assert.equal((await write('f', 'x'.repeat(FULL), FULL)).bytes, FULL);
     });
 
     test('one byte more is workspace_full, the old file stays, nothing unfinished is left', async () => {
       writeFileSync(inside('f'), 'old');
-      for (const chunks of [['x'.repeat(101)], ['x'.repeat(100), 'x']]) {
+      for (const chunks of [['x'.repeat(FULL + 1)], ['x'.repeat(FULL), 'x']]) {
         const body = chunks.map((chunk) => Buffer.from(chunk));
-        await assert.rejects(workspace.write('f', body, roomOf(100)), {
+        await assert.rejects(workspace.write('f', body, roomOf(FULL)), {
           code: 'workspace_full',
-          message: /100 bytes/,
+          message: /room for 20000 bytes/,
         });
       }
       assert.equal(text('f'), 'old');
@@ -395,8 +401,8 @@ describe('Workspace.write', () => {
           yield Buffer.alloc(1000);
         }
       })();
-      await assert.rejects(workspace.write('f', body, roomOf(10_000)), { code: 'workspace_full' });
-      assert.equal(produced, 11_000);
+      await assert.rejects(workspace.write('f', body, roomOf(FULL)), { code: 'workspace_full' });
+      assert.equal(produced, FULL + 1000);
     });
   });
 

@@ -4,6 +4,7 @@
  * The runner checks each request against its schema, as if the gateway had been taken over (src/runner/operations.ts);
  * the gateway believes the answers.
  */
+import type { Socket } from 'node:net';
 import Type, { type Static } from 'typebox';
 import {
   FILE_ASK,
@@ -46,5 +47,23 @@ export type Fetches = Table<typeof FETCH, FetchAnswers>;
 /** An answer, and the bytes that follow it. Whoever leaves the loop over them early ends the call. */
 export interface Fetched<Answer> {
   readonly answer: Answer;
-  readonly body: AsyncIterable<Uint8Array>;
+  readonly body: AsyncIterable<Uint8Array> & Partial<Pourable>;
+}
+
+/** A body that may be sent into a socket without being read. */
+export interface Pourable {
+  /**
+   * In the place of the loop. Rejects for nothing: a connection on which not all could be sent is destroyed.
+   *
+   * @param socket what was written to it before has left
+   * @returns false where nothing was sent, and the body is to be read
+   */
+  pour(socket: Socket, framing: Framing): Promise<boolean>;
+}
+
+/** How frames of data are made (src/transport/frames.ts). */
+export interface Framing {
+  readonly type: number;
+  /** The most that one has, in bytes. */
+  readonly piece: number;
 }

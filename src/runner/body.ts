@@ -1,17 +1,26 @@
+import type { Socket } from 'node:net';
 import { NoxError } from '../protocol/errors.ts';
+import type { Framing, Pourable } from '../protocol/operations.ts';
 
 /**
  * The bytes that follow an answer. What they are read from is let go of once: at the end, when the reader leaves, or,
  * if nobody begins to read, when the call is aborted.
  */
-export class Body implements AsyncIterable<Uint8Array> {
+export class Body implements AsyncIterable<Uint8Array>, Pourable {
   readonly #source: AsyncGenerator<Uint8Array>;
   readonly #signal: AbortSignal;
   readonly #release: () => void;
+  readonly #pour: Pourable['pour'] | undefined;
   #begun = false;
   #released = false;
 
-  constructor(source: AsyncGenerator<Uint8Array>, release: () => void, signal: AbortSignal) {
+  constructor(
+    source: AsyncGenerator<Uint8Array>,
+    release: () => void,
+    signal: AbortSignal,
+    pour?: Pourable['pour'],
+  ) {
+    this.#pour = pour;
     this.#source = source;
     this.#signal = signal;
     this.#release = () => {
@@ -25,6 +34,19 @@ export class Body implements AsyncIterable<Uint8Array> {
     };
     if (signal.aborted) onAbort();
     else signal.addEventListener('abort', onAbort, { once: true });
+  }
+
+  async pour(socket: Socket, framing: Framing): Promise<boolean> {
+    if (this.#released || this.#pour === undefined) return false;
+    this.#begun = true;
+    let poured = false;
+    try {
+      poured = await this.#pour(socket, framing);
+    } finally {
+      this.#begun = poured;
+      if (poured || this.#signal.aborted) this.#release();
+    }
+    return poured;
   }
 
   [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {

@@ -28,6 +28,7 @@ import { entriesBelow, etagOf, infoOf, isOneOf, isTemporary, settled, targetOf }
 import { badPath, fileNames, showPath, treeNames } from './names.ts';
 import { packTar, packZip } from './pack.ts';
 import { PIECE, piecesOf } from './pieces.ts';
+import { sendFile } from './send-file.ts';
 import { Staging } from './staging.ts';
 import { copyWithin, removeTree, usageOf } from './trees.ts';
 import { unpackTar, unpackZip } from './unpack.ts';
@@ -131,7 +132,12 @@ export class Files {
         };
         return {
           answer: { file: infoOf(names, now), start, end },
-          body: new Body(piecesOf(fd, start, end, 'fail', memoryFor(end - start)), release, signal),
+          body: new Body(
+            piecesOf(fd, start, end, 'fail', memoryFor(end - start)),
+            release,
+            signal,
+            (socket, framing) => sendFile({ fd, start, end }, socket, framing, signal),
+          ),
         };
       } catch (error) {
         closeSync(fd);

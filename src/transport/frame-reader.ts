@@ -2,11 +2,15 @@
 import { connect, type Socket } from 'node:net';
 import { FrameDecoder, type Frame } from './frames.ts';
 
+/** All that waits in a socket (212,992 bytes, net.core.wmem_default): fewer and larger writes to the client follow. */
+export const READ_MAX = 256 * 1024;
 /** So much may wait to be asked for; then the sender is made to wait. */
 const AHEAD_BYTES = 1024 * 1024;
 
 export class FrameReader {
   readonly socket: Socket;
+  /** It has come to hold more memory than it began with. */
+  large = false;
   readonly #decoder: FrameDecoder;
   readonly #ahead: number;
   #waiting: PromiseWithResolvers<Frame | undefined> | undefined;
@@ -38,15 +42,20 @@ export class FrameReader {
    * until the next frame is asked for.
    *
    * @param maxPayload the largest payload that is taken
-   * @param bytes that are read at a time
+   * @param bytes that are read at a time; READ_MAX once more of them come
    */
   static connect(path: string, maxPayload: number, bytes: number): FrameReader {
-    const memory = Buffer.allocUnsafeSlow(bytes);
+    let memory = Buffer.allocUnsafeSlow(bytes);
     const callback = (length: number) => {
       reader.#take(memory.subarray(0, length));
+      if (length === memory.length && length < READ_MAX) {
+        memory = Buffer.allocUnsafeSlow(READ_MAX);
+        reader.large = true;
+      }
       return true;
     };
-    const socket = connect({ path, onread: { buffer: memory, callback } });
+    // Asked for after each read.
+    const socket = connect({ path, onread: { buffer: () => memory, callback } });
     const reader = new FrameReader(socket, maxPayload, 0);
     socket.resume();
     return reader;

@@ -13,7 +13,7 @@ import {
   type RunResult,
 } from '../protocol/messages.ts';
 import type { Fetched } from '../protocol/operations.ts';
-import { FrameReader } from './frame-reader.ts';
+import { FrameReader, READ_MAX } from './frame-reader.ts';
 import { encodeFrame, FRAME, PIECE, sendData, type Frame, type Op } from './frames.ts';
 
 const HEALTH_TIMEOUT_MS = 1000;
@@ -21,9 +21,8 @@ const HEALTH_TIMEOUT_MS = 1000;
 const CANCEL_MS = 5000;
 /** Connections that a client keeps for its next calls. */
 const KEPT_MAX = 64;
-/** What is read at a time: as much as a program's pipe holds; of a download, all that waits in the socket (212,992 bytes, net.core.wmem_default). */
+/** What is read at a time, to begin with: as much as a program's pipe holds. */
 const READ_BYTES = 64 * 1024;
-const DOWNLOAD_BYTES = 256 * 1024;
 
 export function connect(path: string): Executor {
   const pool = new Pool(path);
@@ -87,7 +86,7 @@ class Pool {
 
   giveBack(frames: FrameReader): void {
     frames.readOn();
-    if (this.#kept.length < KEPT_MAX) this.#kept.push(frames);
+    if (this.#kept.length < KEPT_MAX && !frames.large) this.#kept.push(frames);
     else frames.socket.destroy();
   }
 
@@ -207,7 +206,7 @@ async function download(
   call: { op: Op; name: string; request: unknown },
   signal: AbortSignal,
 ): Promise<Fetched<unknown>> {
-  const frames = await pool.open(DOWNLOAD_BYTES, signal);
+  const frames = await pool.open(READ_MAX, signal);
   const { socket } = frames;
   const onAbort = () => {
     socket.destroy();

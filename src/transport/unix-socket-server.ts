@@ -7,7 +7,7 @@ import type { Executor } from '../protocol/executor.ts';
 import type { PutRequest, RunEvent, RunInput, RunRequest } from '../protocol/messages.ts';
 import type { Asks, Fetches, Sends } from '../protocol/operations.ts';
 import { FrameReader } from './frame-reader.ts';
-import { encodeFrame, FRAME, FrameError, OPS, sendData, type Frame, type Op } from './frames.ts';
+import { encodeFrame, FRAME, FrameError, OPS, PIECE, sendData, type Frame, type Op } from './frames.ts';
 
 /** How long a refused client may go on before it is cut off. */
 const LINGER_MS = 5000;
@@ -118,11 +118,13 @@ async function converse(
       () => socket.destroy(),
     );
     const { answer, body } = await executor.fetch(name as keyof Fetches, request as never, gone);
-    socket.write(encodeFrame(FRAME.answer, JSON.stringify(answer)));
-    for await (const data of body) {
-      if (socket.destroyed) return;
-      await sendData(socket, FRAME.data, data);
-    }
+    await written(socket, encodeFrame(FRAME.answer, JSON.stringify(answer)));
+    const poured = await body.pour?.(socket, { type: FRAME.data, piece: PIECE });
+    if (poured !== true)
+      for await (const data of body) {
+        if (socket.destroyed) return;
+        await sendData(socket, FRAME.data, data);
+      }
     socket.write(encodeFrame(FRAME.dataEnd, ''));
   } else {
     const body = dataOf(frames);
@@ -132,6 +134,15 @@ async function converse(
         : await executor.send(name as keyof Sends, request as never, body, gone);
     socket.write(encodeFrame(FRAME.answer, JSON.stringify(answer)));
   }
+}
+
+/** Resolves when it has left, or the connection has ended. */
+function written(socket: Socket, frame: Buffer): Promise<void> {
+  return new Promise((resolve) => {
+    socket.write(frame, () => {
+      resolve();
+    });
+  });
 }
 
 /** What a client says to its run. Its end is the client's: without it nobody would read the result. */

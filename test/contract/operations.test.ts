@@ -1,6 +1,6 @@
 /** What every transport must do alike with files and workspaces: one suite, run over each. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -91,6 +91,39 @@ for (const [name, open] of Object.entries(TRANSPORTS))
       assert.equal(size, 40 * 2 ** 20);
       const { body } = await executor.fetch('read', { workspace, path: 'big' }, never);
       assert.ok((await all(body)).equals(Buffer.concat(sent)));
+    });
+
+    test('ranges of a large file, several at once', async () => {
+      const whole = readFileSync(join(sandbox, 'big'));
+      const ranges = Array.from({ length: 6 }, (_, n) => ({
+        start: n * 1_000_003,
+        end: whole.length - 7 * n,
+      }));
+      await Promise.all(
+        ranges.map(async ({ start, end }) => {
+          const range = { first: start, to: end - 1 };
+          const { answer, body } = await executor.fetch('read', { workspace, path: 'big', range }, never);
+          assert.deepEqual([answer.start, answer.end], [start, end]);
+          assert.ok((await all(body)).equals(whole.subarray(start, end)), String(start));
+        }),
+      );
+    });
+
+    test('a large file that a run cuts while it is read breaks off', async () => {
+      const path = 'cut';
+      await executor.ask('copy', { workspace, from: 'big', to: path }, never);
+      const { body } = await executor.fetch('read', { workspace, path }, never);
+      let read = 0;
+      const reading = async () => {
+        for await (const piece of body) {
+          if (read === 0) truncateSync(join(sandbox, path), 0);
+          read += piece.length;
+        }
+      };
+      await assert.rejects(reading, (error) => error instanceof NoxError);
+      assert.ok(read > 0 && read < 40 * 2 ** 20, String(read));
+      await executor.ask('remove', { workspace, path }, never);
+      assert.equal((await executor.health()).ok, true);
     });
 
     test('a reader that leaves early, or is aborted, leaves nothing open', async () => {

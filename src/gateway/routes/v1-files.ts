@@ -110,8 +110,8 @@ export function fileRoutes(app: FastifyInstance, executor: Executor): void {
       body: Between,
       answers: { 200: FileInfo },
       answerHeaders: ['etag'],
-      // A copy needs room.
-      errors: [...READ_ERRORS, 'already_exists', ...(verb === 'copy' ? (['workspace_full'] as const) : [])],
+      // Directories on the way need room too.
+      errors: [...READ_ERRORS, 'already_exists', 'workspace_full'],
       handler: async ({ params: { id }, body, principal, request, reply }) => {
         requireWorkspace(principal, id);
         request.ending.subject = () => ({ workspace: id, ...pathSubject(body.to) });
@@ -127,7 +127,7 @@ export function fileRoutes(app: FastifyInstance, executor: Executor): void {
     summary: 'Make a directory; with `parents` also those above it, and one that is there is no error',
     body: closed({ path: BodyPath, parents: Switch }),
     answers: { 201: FileInfo },
-    errors: [...READ_ERRORS, 'already_exists'],
+    errors: [...READ_ERRORS, 'already_exists', 'workspace_full'],
     handler: ({ params: { id }, body, principal, request, reply }) => {
       requireWorkspace(principal, id);
       request.ending.subject = () => ({ workspace: id, ...pathSubject(body.path) });

@@ -77,6 +77,8 @@ export function fileErrors(): void {
       await succeed('postWorkspacesIdFilesCopy', { ...onWorkspace(id, '/files/copy'), body: taken });
       for (const [each, what, body] of [
         ['postWorkspacesIdFilesCopy', '/files/copy', taken],
+        ['postWorkspacesIdFilesMove', '/files/move', { from: 'f', to: 'a/b/c/f' }],
+        ['postWorkspacesIdFilesMkdir', '/files/mkdir', { path: 'a/b/c/d', parents: true }],
         ['postWorkspacesIdFilesMove', '/files/move', taken],
         ['postWorkspacesIdFilesMkdir', '/files/mkdir', { path: 'f' }],
       ] as const)
@@ -110,6 +112,8 @@ export function fileErrors(): void {
         ['putWorkspacesIdFilesContent', '/files/content?path=g', much],
         ['postWorkspacesIdFilesAppend', '/files/append?path=f', much],
         ['postWorkspacesIdFilesCopy', '/files/copy', taken],
+        ['postWorkspacesIdFilesMove', '/files/move', { from: 'f', to: 'a/b/c/f' }],
+        ['postWorkspacesIdFilesMkdir', '/files/mkdir', { path: 'a/b/c/d', parents: true }],
         ['putWorkspacesIdArchive', '/archive', archiveOf('g', much)],
       ] as const)
         await refuse(each, 'workspace_full', { ...onWorkspace(narrow, what), body });

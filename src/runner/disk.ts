@@ -6,13 +6,18 @@
  * whole has filled by as much as the workspace had left, and every few seconds while runs are alive. Between two
  * counts a run can overshoot by what it writes in that time; RLIMIT_FSIZE bounds each file meanwhile. Runs that end
  * between two counts are seen by the next, before it begins.
+ *
+ * A run can move what it has out of the way of a count, into what has been counted already. So a count beside runs
+ * that move is believed when it says too much, not when it says too little: where so much has been written since the
+ * last one that can be believed that the workspace may be full, its runs are held still while it is counted (freeze.ts).
  */
 import { statfsSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NoxError } from '../protocol/errors.ts';
 import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
+import { frozen } from './freeze.ts';
 import { deletedShare } from './meter.ts';
-import { usageOf } from './trees.ts';
+import { inTurn, usageOf, type Usage } from './trees.ts';
 
 const TICK_MS = 250;
 const RECOUNT_MS = 5000;
@@ -20,8 +25,11 @@ const RECOUNT_MS = 5000;
 const PAUSE_MS = 500;
 /** Beyond its limit and this, or the limit once more, a workspace has no runs: RLIMIT_FSIZE does not see holes filled through a mapping. */
 const EXCESS_BYTES = 256 * 2 ** 20;
-/** Counting may take at most this part of the time. */
+/** Counting may take at most this part of the time, while nothing says that the workspace may be full. */
 const SHARE = 0.05;
+/** With less room than this, or this part of its limit, a workspace is counted when so much has been written. */
+const STEP_BYTES = 16 * 2 ** 20;
+const STEP_PART = 1 / 8;
 
 /** A run, as far as its disk is concerned. */
 export interface DiskUser {
@@ -51,9 +59,14 @@ export class DiskWatch {
   #used = 0;
   /** Of it, what was taken since the last count began, which may not have seen it. */
   #taken = 0;
-  #filledAtCount: Filled = { bytes: 0, files: 0 };
+  /** What the last count found that can be believed, and how full the file system was before it. */
+  #base: { readonly used: number; readonly filled: Filled } = { used: 0, filled: { bytes: 0, files: 0 } };
+  #usage: Usage | undefined;
+  /** Runs that were ever watched. */
+  #watches = 0;
   #nextCount = 0;
   #countedAt = 0;
+  #took = 0;
   #counting: Promise<void> | undefined;
   #waiting: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -105,6 +118,22 @@ export class DiskWatch {
     this.#taken = Math.max(0, this.#taken - bytes);
   }
 
+  /**
+   * What a new count finds; of far more than the limit only so much. One is made at most every half second.
+   *
+   * @throws Error where it cannot be counted
+   */
+  async usage(): Promise<Usage> {
+    await this.#countAgain();
+    if (this.#usage === undefined) throw new Error(`${this.#path} could not be counted`);
+    return this.#usage;
+  }
+
+  /** Resolves when no count is under way, which could miss what is moved now. */
+  async still(): Promise<void> {
+    while (this.#counting !== undefined) await this.#counting;
+  }
+
   /** Counts now; calls at the same time share one count. */
   count(): Promise<void> {
     this.#counting ??= this.#count().finally(() => {
@@ -135,6 +164,7 @@ export class DiskWatch {
    * @returns to be called at the end of the run
    */
   watch(user: DiskUser): () => void {
+    this.#watches += 1;
     const watched: Watched = { ...user, baseline: this.#used <= this.limit ? this.#used : undefined };
     this.#runs.add(watched);
     this.#timer ??= setInterval(() => {
@@ -162,31 +192,49 @@ export class DiskWatch {
 
   #tick(): void {
     if (this.#counting !== undefined) return;
-    if (!this.#isOutgrown() && performance.now() < this.#nextCount) return;
-    void this.count();
+    // A run that cleans a full workspace is not to be held still for most of its time.
+    const pause = this.room > 0 ? this.#took : 4 * this.#took;
+    const due = this.#isOutgrown() ? this.#countedAt + pause : this.#nextCount;
+    if (performance.now() >= due) void this.count();
   }
 
   /** Whether the file system has filled by more than the workspace had left, whoever filled it. */
   #isOutgrown(): boolean {
     const { bytes, files } = this.#filled();
-    const before = this.#filledAtCount;
-    const grown = shareOf({ bytes: bytes - before.bytes, entries: files - before.files });
-    return grown > this.room + this.#taken;
+    const { used, filled } = this.#base;
+    const grown = shareOf({ bytes: bytes - filled.bytes, entries: files - filled.files });
+    return grown > Math.max(this.limit - used, Math.min(STEP_BYTES, this.limit * STEP_PART));
   }
 
   async #count(): Promise<void> {
     const began = performance.now();
     try {
       const filled = this.#filled();
+      const watches = this.#watches;
+      const alive = this.#runs.size > 0;
+      const held = alive && this.#isOutgrown();
       this.#taken = 0;
-      this.#used = shareOf(await usageOf(this.#path)) + this.#deleted() + this.#taken;
-      this.#filledAtCount = filled;
+      const share = held
+        ? await frozen(
+            () => this.#pids(),
+            () => this.#share(),
+          )
+        : await inTurn(() => this.#share());
+      if (share === undefined) {
+        this.#onFault(new Error(`${this.#path}: runs that cannot be held still are ended`));
+        for (const run of this.#runs) run.stop();
+      } else {
+        this.#used = share + this.#taken;
+        if ((held || !alive) && watches === this.#watches) this.#base = { used: share, filled };
+      }
     } catch (error) {
+      this.#usage = undefined;
       this.#onFault(error);
     }
     const now = performance.now();
     this.#countedAt = now;
-    this.#nextCount = now + Math.max(RECOUNT_MS, (now - began) / SHARE);
+    this.#took = now - began;
+    this.#nextCount = now + Math.max(RECOUNT_MS, this.#took / SHARE);
     if (this.#used <= this.limit) return;
     for (const run of this.#runs) {
       if (run.baseline !== undefined && this.#used > run.baseline) run.stop();
@@ -194,12 +242,15 @@ export class DiskWatch {
     }
   }
 
-  #deleted(): number {
-    const dev = statSync(this.#path).dev;
-    return deletedShare(
-      [...this.#runs].flatMap((run) => run.pids()),
-      dev,
-    );
+  async #share(): Promise<number> {
+    const most = (2 * this.limit + EXCESS_BYTES) / FILE_BYTES;
+    this.#usage = await usageOf(this.#path, '', most);
+    const deleted = await deletedShare(this.#pids(), statSync(this.#path).dev);
+    return shareOf(this.#usage) + deleted;
+  }
+
+  #pids(): number[] {
+    return [...this.#runs].flatMap((run) => run.pids());
   }
 
   #filled(): Filled {

@@ -30,7 +30,7 @@ import { packTar, packZip } from './pack.ts';
 import { PIECE, piecesOf } from './pieces.ts';
 import { sendFile } from './send-file.ts';
 import { Staging } from './staging.ts';
-import { copyWithin, removeTree, usageOf } from './trees.ts';
+import { copyWithin, inTurn, removeTree, usageOf } from './trees.ts';
 import { unpackTar, unpackZip } from './unpack.ts';
 import { changesOf } from './watch.ts';
 import {
@@ -196,6 +196,7 @@ export class Files {
       staging = new Staging(workspace, disk);
       await this.#unpackInto(staging, path, format, body);
       const make = await this.#making(names);
+      await disk.still();
       await this.#open(path, ({ walk }) => staging?.place(walk.to(names, { make })), conflict);
       const { entries, bytes } = staging;
       return { entries, bytes };
@@ -323,7 +324,6 @@ export class Files {
         withAccess(dir, () => {
           unlinkSync(at(dir, name));
         });
-        if (stats.nlink === 1n) disk.giveBack(Math.min(Number(stats.blocks) * 512, disk.used));
         return undefined;
       }
       try {
@@ -402,7 +402,7 @@ export class Files {
   async #copyTree({ names }: Place, stem: string, signal: AbortSignal): Promise<void> {
     const { disk, workspace } = this.#state;
     const below = names.join('/');
-    const share = shareOf(await usageOf(workspace.path, below));
+    const share = shareOf(await inTurn(() => usageOf(workspace.path, below)));
     if (!(await disk.take(share))) throw noRoom(disk.room, share);
     await copyWithin(workspace.path, below, stem, disk.room + share, signal);
     await disk.count();
@@ -451,7 +451,9 @@ export class Files {
     const walk = new Walk(workspace.shown, root, to);
     try {
       const names = targetNames(to);
-      const target = walk.to(names, { keepLink: true, make: await this.#making(names) });
+      const make = await this.#making(names);
+      await this.#state.disk.still();
+      const target = walk.to(names, { keepLink: true, make });
       const { stats, name } = target;
       if (name === '.') throw badPath(to, 'is the workspace itself');
       if (stats !== undefined && !overwrite) throw exists(to);

@@ -5,6 +5,7 @@
  * that its parent does not wait for (SIGCHLD ignored) takes its CPU time along unseen, which the wall time bounds.
  */
 import { statfsSync, statSync } from 'node:fs';
+import { setImmediate } from 'node:timers/promises';
 import { shareOf } from '../protocol/limits.ts';
 import { list, processTree, read, sizeOf } from './proc.ts';
 
@@ -149,10 +150,12 @@ function sharedMappings(pid: number): Map<string, number> {
  *
  * @param dev the device of the workspace
  */
-export function deletedShare(roots: readonly number[], dev: number): number {
+export async function deletedShare(roots: readonly number[], dev: number): Promise<number> {
   const sizes = new Map<number, number>();
   for (const pid of processTree(roots)) {
-    for (const fd of list(`/proc/${pid}/fd`)) {
+    for (const [index, fd] of list(`/proc/${pid}/fd`).entries()) {
+      // Of a hundred thousand descriptors nobody else is to wait for all.
+      if (index % 64 === 0) await setImmediate();
       try {
         const { dev: device, ino, nlink, blocks } = statSync(`/proc/${pid}/fd/${fd}`);
         if (nlink === 0 && device === dev) sizes.set(ino, shareOf({ bytes: blocks * 512, entries: 1 }));

@@ -110,12 +110,20 @@ export class Shelf {
     return this.#remove(join(this.#dir, id));
   }
 
-  snapshots(id: string): SnapshotInfo[] {
+  snapshotCount(id: string): number {
+    return this.#snapshotNames(id).length;
+  }
+
+  #snapshotNames(id: string): string[] {
     const dir = join(this.#dir, id, 'snapshots');
     if (statSync(dir, { throwIfNoEntry: false }) === undefined) return [];
-    const found = readdirSync(dir)
-      .filter((name) => new RegExp(SNAPSHOT_ID).test(name))
-      .map((name) => checkSnapshot(JSON.parse(readFileSync(join(dir, name, SNAPSHOT), 'utf8'))));
+    return readdirSync(dir).filter((name) => new RegExp(SNAPSHOT_ID).test(name));
+  }
+
+  snapshots(id: string): SnapshotInfo[] {
+    const found = this.#snapshotNames(id).map((name) =>
+      checkSnapshot(JSON.parse(readFileSync(join(this.#dir, id, 'snapshots', name, SNAPSHOT), 'utf8'))),
+    );
     return found.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
   }
 

@@ -1,6 +1,7 @@
 """Works on trees of files that a live run may change at any moment, for confined.ts.
 
-    count TOP PATH                     prints the bytes on disk and the number of entries below a directory
+    count TOP PATH MAX                 prints the bytes on disk and the number of entries below a directory; of those
+                                       that are more than MAX only so many
     copy TOP PATH TO NAME LIMIT PRICE  copies what is in a directory into the directory NAME of TO, which is made; NAME ''
                                        is TO itself. Prints what the copy takes of the limit: the bytes on disk, or
                                        PRICE bytes for each entry, where that is more
@@ -32,6 +33,7 @@ CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EEXIST, 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 TEMPORARY = re.compile(r'\.nox-[0-9a-f]{24}\.(tmp|redo)')
 PIECE = 1 << 22
+PATH_MAX = 4096
 # A tree that is too deep to be looked into has more than anybody may have.
 TOO_DEEP = 1 << 31
 
@@ -57,17 +59,23 @@ def next_entry(names):
         return None
 
 
+def longer(path, name: str):
+    """None for one by which the kernel finds nothing: those of a deep tree take memory by the square of its depth."""
+    return None if path is None or len(path) + len(name) >= PATH_MAX else f'{path}/{name}'
+
+
 class Count:
-    def __init__(self, top: int):
+    def __init__(self, top: int, most: int):
         own = os.fstat(top)
         self.device = own.st_dev
         self.blocks = own.st_blocks
+        self.most = most
         self.entries = 0
         self.linked = set()
         self.levels = [(top, os.scandir(top))]
 
     def run(self) -> None:
-        while self.levels:
+        while self.levels and self.entries <= self.most:
             fd, names = self.levels[-1]
             entry = next_entry(names)
             if entry is None:
@@ -84,12 +92,15 @@ class Count:
     def add(self, fd: int, name: str) -> None:
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
         is_directory = stat.S_ISDIR(found.st_mode)
-        if found.st_dev != self.device or found.st_ino in self.linked:
+        if found.st_dev != self.device:
+            return
+        # A further name of a file is another entry, with the same blocks.
+        self.entries += 1
+        if found.st_ino in self.linked:
             return
         if found.st_nlink > 1 and not is_directory:
             self.linked.add(found.st_ino)
         self.blocks += found.st_blocks
-        self.entries += 1
         if is_directory:
             self.enter(fd, name)
 
@@ -137,7 +148,7 @@ class Copy:
             if path == '' and TEMPORARY.fullmatch(entry.name):
                 continue
             try:
-                self.add(source, target, entry.name, f'{path}/{entry.name}')
+                self.add(source, target, entry.name, longer(path, entry.name))
             except OSError as error:
                 if error.errno not in CHANGED:
                     raise
@@ -186,6 +197,7 @@ class Copy:
                 return
             first = self.linked.get(own.st_ino)
             if first is not None:
+                self.take(0)
                 try:
                     os.link(first[1:], name, src_dir_fd=self.target, dst_dir_fd=target, follow_symlinks=False)
                     return
@@ -193,7 +205,8 @@ class Copy:
                     # As a path it may be too long: then it becomes a file of its own.
                     if error.errno not in (errno.ENAMETOOLONG, errno.ENOENT):
                         raise
-            elif own.st_nlink > 1:
+                    self.entries -= 1
+            elif own.st_nlink > 1 and path is not None:
                 self.linked[own.st_ino] = path
             self.take(own.st_blocks)
             out = os.open(name, CREATE, 0o600, dir_fd=target)
@@ -258,7 +271,7 @@ def main(what: str, top: str, path: str, *rest: str) -> None:
             sys.exit(5)
         raise
     if what == 'count':
-        count = Count(source)
+        count = Count(source, int(rest[0]))
         count.run()
         print(count.blocks * 512, count.entries)
         return

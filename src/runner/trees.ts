@@ -18,13 +18,40 @@ const hex = (path: string): string => Buffer.from(path, 'latin1').toString('hex'
 export interface Usage {
   /** On disk. */
   readonly bytes: number;
-  /** Of every kind. */
+  /** Of every kind; each further name of a file is one. */
   readonly entries: number;
 }
 
-/** @param below a directory in it, as bytes */
-export async function usageOf(path: string, below = ''): Promise<Usage> {
-  const argv = [...PYTHON, 'count', '/work', hex(below)];
+const COUNTS_MAX = 2;
+let counts = 0;
+const waiting: (() => void)[] = [];
+
+/** Counts that somebody asks for are made by few processes at one time, however many ask. */
+export async function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  if (counts < COUNTS_MAX) counts += 1;
+  else
+    await new Promise<void>((resolve) => {
+      waiting.push(resolve);
+    });
+  try {
+    return await work();
+  } finally {
+    const next = waiting.shift();
+    if (next === undefined) counts -= 1;
+    else next();
+  }
+}
+
+/**
+ * @param below a directory in it, as bytes
+ * @param most beyond so many entries the rest is not counted
+ */
+export async function usageOf(
+  path: string,
+  below = '',
+  most: number = Number.MAX_SAFE_INTEGER,
+): Promise<Usage> {
+  const argv = [...PYTHON, 'count', '/work', hex(below), String(Math.ceil(most))];
   const { code, stdout, stderr } = await runConfined(argv, [{ from: path, at: '/work' }], 'read');
   if (code === CHANGED) throw changed();
   const [bytes = Number.NaN, entries = Number.NaN] = stdout.split(' ').map(Number);

@@ -11,7 +11,7 @@ export function workspaceHandlers(workspaces: Workspaces): Pick<Handlers['ask'],
     workspaceInfo: async ({ workspace }) => workspaces.info(workspace),
     workspaceUsage: ({ workspace }) => workspaces.usage(workspace),
     workspaceList: (request) => Promise.resolve(workspaces.list(request)),
-    // eslint-disable-next-line @typescript-eslint/require-await -- what it throws is a rejection
+
     workspaceUpdate: async (request) => workspaces.update(request),
     workspaceRemove: async ({ workspace, force = false }) => {
       await workspaces.remove(workspace, force);

@@ -17,7 +17,7 @@ import type { Asks } from '../protocol/operations.ts';
 import type { SnapshotInfo, WorkspaceInfo, WorkspaceUsage } from '../protocol/workspaces.ts';
 import { DiskWatch } from './disk.ts';
 import { type Kept, Shelf } from './shelf.ts';
-import { copyTree, removeTree, usageOf } from './trees.ts';
+import { copyTree, inTurn, removeTree, usageOf } from './trees.ts';
 import { at, moveEntry, openDirectory, self } from './walk.ts';
 import { Workspace } from './workspace.ts';
 import { WorkspaceState } from './workspace-state.ts';
@@ -27,6 +27,8 @@ export const DEFAULT_WORKSPACE = 'default';
 /** Of the snapshots of one workspace, and of all workspaces: their lists are held in memory. */
 const SNAPSHOTS_MAX = 100;
 const WORKSPACES_MAX = 10_000;
+/** Each takes inodes of its own, also one of nothing. */
+const SNAPSHOTS_ALL_MAX = 10_000;
 /** How often it is looked whether a workspace has expired, or its state is idle. */
 const TIDY_MS = 5000;
 
@@ -53,6 +55,10 @@ export class Workspaces {
   readonly #states = new Map<string, WorkspaceState>();
   /** Their files are being taken away, or put there. */
   readonly #closed = new Set<string>();
+  /** Owner → the last of the snapshots that are being made. */
+  readonly #snapshotting = new Map<string, Promise<unknown>>();
+  /** Of all workspaces. */
+  #snapshots: number;
   readonly #housekeeping: NodeJS.Timeout;
   readonly #now: () => number;
 
@@ -67,6 +73,7 @@ export class Workspaces {
       this.#shelf.keep(kept);
       this.#kept.set(kept.id, kept);
     }
+    this.#snapshots = [...this.#kept.keys()].reduce((sum, id) => sum + this.#shelf.snapshotCount(id), 0);
     this.#housekeeping = setInterval(() => {
       void this.tidy();
     }, TIDY_MS).unref();
@@ -80,7 +87,7 @@ export class Workspaces {
         const { workspace } = this.#stateOf(kept);
         for (const name of workspace.sweep()) await removeTree(workspace.path, name);
         const snapshot = this.#shelf.restoring(id);
-        if (snapshot !== undefined) await this.#fill(id, snapshot);
+        if (snapshot !== undefined) await this.#fill(id, snapshot, Number.MAX_SAFE_INTEGER);
       } catch (error) {
         if (id === DEFAULT_WORKSPACE) throw error;
         this.#options.onFault(error);
@@ -122,8 +129,7 @@ export class Workspaces {
   }
 
   async usage(id: string): Promise<WorkspaceUsage> {
-    const { workspace } = this.get(id);
-    return usageOf(workspace.path);
+    return this.get(id).disk.usage();
   }
 
   list({ limit, after, ids }: Request<'workspaceList'>): {
@@ -164,7 +170,9 @@ export class Workspaces {
   }
 
   /** @throws NoxError `quota_exceeded`, `invalid_request` */
-  update({ workspace, ownerBytes, ...change }: Request<'workspaceUpdate'>): WorkspaceInfo {
+  async update({ workspace, ownerBytes, ...change }: Request<'workspaceUpdate'>): Promise<WorkspaceInfo> {
+    if (ownerBytes !== undefined && change.quotaBytes !== undefined)
+      await this.#checkShrunk(this.#find(workspace), change.quotaBytes);
     const before = this.#find(workspace);
     if (workspace === DEFAULT_WORKSPACE && change.expires !== undefined && change.expires !== null)
       throw new NoxError('invalid_request', 'expires: the default workspace stays');
@@ -179,6 +187,18 @@ export class Workspaces {
     return this.#infoOf(kept);
   }
 
+  /** A quota below what is there would leave the rest to nobody's account. */
+  async #checkShrunk(before: Kept, quotaBytes: number | null): Promise<void> {
+    const quota = this.#quotaOf({ ...before, quotaBytes });
+    if (quota >= this.#quotaOf(before)) return;
+    const share = shareOf(await this.usage(before.id));
+    if (share <= quota) return;
+    throw new NoxError(
+      'quota_exceeded',
+      `quotaBytes: the files take ${String(share)} bytes (each counts as ${String(FILE_BYTES)} at least), more than ${String(quota)}; delete some first`,
+    );
+  }
+
   /** @throws NoxError `workspace_conflict` while runs are alive in it, unless `force` */
   async remove(id: string, force: boolean): Promise<void> {
     if (id === DEFAULT_WORKSPACE)
@@ -189,7 +209,9 @@ export class Workspaces {
   #removeKept(kept: Kept, force: boolean): Promise<void> {
     const { id } = kept;
     return this.#alone(kept, force, async () => {
+      const snapshots = this.#shelf.snapshotCount(id);
       const gone = this.#shelf.remove(id);
+      this.#snapshots -= snapshots;
       this.#kept.delete(id);
       this.#states.delete(id);
       await gone;
@@ -202,10 +224,30 @@ export class Workspaces {
   }
 
   /** @throws NoxError `workspace_full` where the snapshots came to more than the workspace's quota, `quota_exceeded` */
-  async snapshot(
+  async snapshot(request: Request<'snapshotCreate'>, signal: AbortSignal): Promise<SnapshotInfo> {
+    return this.#oneByOne(this.#find(request.workspace).owner, () => this.#snapshot(request, signal));
+  }
+
+  /** Of one owner one after the other: each is measured against those that are there. */
+  async #oneByOne<T>(owner: string, work: () => Promise<T>): Promise<T> {
+    const before = this.#snapshotting.get(owner);
+    const done = (async () => {
+      await before?.catch(() => undefined);
+      return work();
+    })();
+    this.#snapshotting.set(owner, done);
+    try {
+      return await done;
+    } finally {
+      if (this.#snapshotting.get(owner) === done) this.#snapshotting.delete(owner);
+    }
+  }
+
+  async #snapshot(
     { workspace, label = null, ownerBytes }: Request<'snapshotCreate'>,
     signal: AbortSignal,
   ): Promise<SnapshotInfo> {
+    if (signal.aborted) throw new NoxError('cancelled', 'The call was cancelled');
     const state = this.get(workspace);
     const kept = this.#find(workspace);
     const others = this.#shelf.snapshots(workspace);
@@ -214,8 +256,14 @@ export class Workspaces {
         'quota_exceeded',
         `A workspace has at most ${String(SNAPSHOTS_MAX)} snapshots; delete one`,
       );
+    if (this.#snapshots >= SNAPSHOTS_ALL_MAX)
+      throw new NoxError(
+        'quota_exceeded',
+        `There are ${String(SNAPSHOTS_ALL_MAX)} snapshots of all workspaces; delete some`,
+      );
     const leave = state.use();
     const id = newId('snap-');
+    this.#snapshots += 1;
     try {
       return await this.#shelf.makeSnapshot(workspace, id, async (files) => {
         const room = this.#quotaOf(kept) - sumOf(others);
@@ -223,6 +271,9 @@ export class Workspaces {
         this.#checkOwner(kept.owner, ownerBytes, bytes);
         return { id, label, created: this.#now(), bytes };
       });
+    } catch (error) {
+      this.#snapshots -= 1;
+      throw error;
     } finally {
       leave();
     }
@@ -232,12 +283,13 @@ export class Workspaces {
    * Replaces all files of a workspace. They are copied first, so that a full disk changes nothing; then they take
    * their places one after the other, which a start after a crash finishes.
    *
-   * @throws NoxError `snapshot_not_found`, `workspace_conflict` while runs are alive in it, unless `force`
+   * @throws NoxError `snapshot_not_found`, `workspace_conflict` while runs are alive in it, unless `force`;
+   *   `workspace_full` where the quota has become less than the snapshot
    */
   async restore(id: string, snapshot: string, force: boolean): Promise<void> {
     this.#findSnapshot(id, snapshot);
     await this.#alone(this.#find(id), force, async () => {
-      await this.#fill(id, snapshot);
+      await this.#fill(id, snapshot, this.#quotaOf(this.#find(id)));
       await this.#states.get(id)?.disk.count();
     });
   }
@@ -246,7 +298,9 @@ export class Workspaces {
   async removeSnapshot(id: string, snapshot: string): Promise<void> {
     this.#findSnapshot(id, snapshot);
     this.#checkOpen(id);
-    await this.#shelf.removeSnapshot(id, snapshot);
+    const gone = this.#shelf.removeSnapshot(id, snapshot);
+    this.#snapshots -= 1;
+    await gone;
   }
 
   /** Deletes what has expired, when its runs have ended, and forgets the state of what nobody uses. */
@@ -301,7 +355,7 @@ export class Workspaces {
   ): Promise<number> {
     workspace.prepare();
     // One that is too large is refused before it is copied.
-    const share = shareOf(await usageOf(workspace.path));
+    const share = shareOf(await inTurn(() => usageOf(workspace.path)));
     if (share > room)
       throw new NoxError(
         'workspace_full',
@@ -312,7 +366,7 @@ export class Workspaces {
     return copied;
   }
 
-  async #fill(id: string, snapshot: string): Promise<void> {
+  async #fill(id: string, snapshot: string, limit: number): Promise<void> {
     const path = this.#pathOf(id);
     new Workspace(path).prepare();
     const root = openDirectory(path);
@@ -321,7 +375,7 @@ export class Workspaces {
       mkdirSync(at(root, fresh), { mode: 0o755 });
       mkdirSync(at(root, old), { mode: 0o700 });
       // No run is alive: the name stays what it is.
-      await copyTree(this.#shelf.snapshotFiles(id, snapshot), `${path}/${fresh}`, Number.MAX_SAFE_INTEGER);
+      await copyTree(this.#shelf.snapshotFiles(id, snapshot), `${path}/${fresh}`, limit);
       this.#shelf.noteRestore(id, snapshot);
       const [from, into] = [openDirectory(at(root, fresh)), openDirectory(at(root, old))];
       try {

@@ -11,6 +11,9 @@ import { createInterface } from 'node:readline';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { pino } from 'pino';
+import { ADMIN } from '../../src/gateway/principal.ts';
+import { Store } from '../../src/gateway/store/store.ts';
 import {
   eventually,
   makeDirectory,
@@ -61,6 +64,38 @@ async function exitCode(child: Server['processes'][number] | undefined): Promise
 for (const split of [true, false]) {
   describe(split ? 'gateway, stopped before the runner' : 'both in one process', () => {
     const gatewayOf = (server: Server) => server.processes.at(-1);
+
+    test('what a client was told of its run is what is kept of it', async () => {
+      await withServer({ split, env: { NOX_STOP_GRACE: '20' } }, async (server) => {
+        const run = post(server, '/v1/runs', { code: 'import time; time.sleep(1); print(1)' });
+        const short = async () => {
+          await sleep(900);
+          return post(server, '/v1/runs', { code: 'print(2)' });
+        };
+        const gateway = gatewayOf(server);
+        const later = short();
+        await sleep(950);
+        gateway?.kill('SIGTERM');
+        const told = [await run, await later].map(({ status, body }) => [
+          status,
+          body['id'],
+          body['outcome'],
+        ]);
+        await exitCode(gateway);
+        const store = Store.open(
+          join(server.workspace, '../state'),
+          { runs: 100, days: 1 },
+          pino({ level: 'silent' }),
+        );
+        try {
+          for (const [status, id, outcome] of told)
+            if (status === 200) assert.equal(store.runs.get(String(id), ADMIN).outcome, outcome);
+          assert.equal(told[0]?.[2], 'ok');
+        } finally {
+          store.close();
+        }
+      });
+    });
 
     test('a run under way gets its answer, new calls are refused by name', async () => {
       await withServer({ split, env: { NOX_STOP_GRACE: '20' } }, async (server) => {

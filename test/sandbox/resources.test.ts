@@ -467,6 +467,50 @@ time.sleep(max(0, end - time.time()))`;
     await assertHealthy(server);
   });
 
+for (const [what, write] of [
+  ['files', `os.close(os.open(str(n), os.O_CREAT | os.O_WRONLY))`],
+  ['bytes', `os.write(large, bytes(1 << 20)) if n % 50 == 0 else None`],
+] as const)
+  test(`hides ${what} from the count by renaming the directories above them`, async () => {
+    // By the time that a name is looked at it is another one: many names come before it, and each is looked at.
+    const code = `
+import os, time
+path = os.getcwd()
+levels = []
+for _ in range(2):
+    for n in range(1000): open(f'{path}/{n}', 'w').close()
+    os.mkdir(f'{path}/T')
+    levels.append(os.open(path, os.O_RDONLY))
+    path += '/T'
+os.chdir(path)
+end = time.time() + 9
+if os.fork() == 0:
+    names = ['T', 'T']
+    n = 0
+    while time.time() < end:
+        n += 1
+        for at, fd in enumerate(levels):
+            os.rename(names[at], f'd{n}', src_dir_fd=fd, dst_dir_fd=fd)
+            names[at] = f'd{n}'
+    os._exit(0)
+large = os.open('large', os.O_CREAT | os.O_WRONLY)
+n = 0
+while time.time() < end:
+    n += 1
+    ${write}
+    if n % 200 == 0: time.sleep(0.01)`;
+    try {
+      const answer = await runPy(server, code);
+      assert.equal(outcome(answer), 'disk_limit', JSON.stringify(answer.body));
+      assert.match(answer.body.stderr, /NOX_MAX_WORKSPACE|NOX_MAX_FILE_SIZE/);
+      const found = entriesBelow(server.workspace);
+      assert.ok(found < 4 * ENTRIES, `${String(found)} entries`);
+    } finally {
+      await emptyWorkspace();
+    }
+    await assertHealthy(server);
+  });
+
 test('uses up the inodes of the file system by runs that are too short to be watched', async () => {
   const code = (n: number) => `import os
 for at in range(2000): os.mkdir(f'${String(n)}-{at}')`;

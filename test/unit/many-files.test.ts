@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, beforeEach, describe, test } from 'node:test';
@@ -101,6 +101,31 @@ describe('a client that makes many names', () => {
     assert.equal(await entries(), MAX);
   });
 
+  test('further names of one file are entries too', async () => {
+    writeFileSync(join(bench.path, 'f'), 'x');
+    for (let n = 1; n < MAX; n += 1) linkSync(join(bench.path, 'f'), join(bench.path, String(n)));
+    await assert.rejects(() => bench.files.write({ workspace, path: 'g' }, pieces('')), isFull);
+    assert.deepEqual(await usageOf(bench.path), { bytes: 8192, entries: MAX });
+  });
+
+  test('what is far beyond the limit is not counted to its end', async () => {
+    for (let n = 0; n < 4 * MAX; n += 1) writeFileSync(join(bench.path, String(n)), '');
+    assert.equal((await usageOf(bench.path, '', MAX)).entries, MAX + 1);
+    await assert.rejects(() => bench.files.write({ workspace, path: 'g' }, pieces('')), isFull);
+  });
+
+  test('to remove a large file frees nothing where the entries decide', async () => {
+    await bench.files.write({ workspace, path: 'large' }, pieces('x'.repeat((MAX / 2) * FILE_BYTES)));
+    for (let n = 1; n < MAX - 2; n += 1) writeFileSync(join(bench.path, String(n)), '');
+    await bench.files.remove({ workspace, path: 'large' });
+    let more = 0;
+    await assert.rejects(async () => {
+      for (; more < MAX; more += 1)
+        await bench.files.write({ workspace, path: `f${String(more)}` }, pieces(''));
+    }, isFull);
+    assert.ok((await entries()) <= MAX, String(more));
+  });
+
   test('larger files count with their bytes, not twice', async () => {
     for (let n = 0; n < 6; n += 1)
       await bench.files.write({ workspace, path: `f${String(n)}` }, pieces('x'.repeat(10 * FILE_BYTES)));
@@ -129,6 +154,22 @@ describe('copies of a workspace with many names', () => {
   });
 });
 
+test('to copy a tree of long paths takes little memory', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'nox-long-'));
+  try {
+    mkdirSync(join(dir, 'to'));
+    execFileSync('/usr/bin/python3', ['-c', LONG, join(dir, 'from')]);
+    const program = new URL('../../src/runner/trees.py', import.meta.url).pathname;
+    const copy = [program, 'copy', join(dir, 'from'), '', join(dir, 'to'), '', '1000000000', '16384'];
+    const told = execFileSync('/usr/bin/python3', ['-c', PEAK, ...copy], { encoding: 'utf8' });
+    const [share = 0, peakKib = 0] = told.trim().split('\n').map(Number);
+    assert.equal(share, 3000 * 16_384);
+    assert.ok(peakKib < 100_000, `${String(peakKib)} KiB`);
+  } finally {
+    execFileSync('rm', ['-rf', dir]);
+  }
+});
+
 describe('a tree that is too deep to be looked into', () => {
   const dir = mkdtempSync(join(tmpdir(), 'nox-deep-'));
   after(() => {
@@ -141,7 +182,7 @@ describe('a tree that is too deep to be looked into', () => {
     const count = (descriptors: string) => {
       const argv = [
         '-c',
-        `ulimit -n ${descriptors}; exec /usr/bin/python3 -I -S "$0" count "$1" ''`,
+        `ulimit -n ${descriptors}; exec /usr/bin/python3 -I -S "$0" count "$1" '' 1000000`,
         program,
         dir,
       ];
@@ -162,3 +203,21 @@ const PACK = `
 import sys, tarfile
 with tarfile.open(fileobj=sys.stdout.buffer, mode='w|gz') as archive:
     for name in sys.argv[1:]: archive.addfile(tarfile.TarInfo(name))`;
+
+/** Directories in each other, in each a file with two names. */
+const LONG = `
+import os, sys
+os.mkdir(sys.argv[1])
+os.chdir(sys.argv[1])
+for n in range(1000):
+    open('f', 'w').close()
+    os.link('f', 'g')
+    if n < 999:
+        os.mkdir('d' * 255)
+        os.chdir('d' * 255)
+    else:
+        os.mkdir('e')`;
+const PEAK = `
+import resource, subprocess, sys
+subprocess.run(['/usr/bin/python3', '-I', '-S', *sys.argv[1:]], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)`;

@@ -20,6 +20,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { NoxError, type ErrorCode } from '../../src/protocol/errors.ts';
+import { FILE_BYTES } from '../../src/protocol/limits.ts';
 import { Workspaces } from '../../src/runner/workspaces.ts';
 
 const MIB = 2 ** 20;
@@ -87,17 +88,14 @@ describe('workspaces', () => {
       workspaces.list({ limit: 10, ids: ['mine', 'none'] }).workspaces.map(({ id }) => id),
       ['mine'],
     );
-    workspaces.update({ workspace: 'mine', label: null, expires: null, quotaBytes: 2 * MIB });
+    await workspaces.update({ workspace: 'mine', label: null, expires: null, quotaBytes: 2 * MIB });
     await restart();
     const { label, expires, quotaBytes } = workspaces.info('mine');
     assert.deepEqual([label, expires, quotaBytes], [null, null, 2 * MIB]);
     await workspaces.remove('mine', false);
-    for (const call of [
-      () => workspaces.get('mine'),
-      () => workspaces.info('mine'),
-      () => workspaces.update({ workspace: 'mine' }),
-    ])
+    for (const call of [() => workspaces.get('mine'), () => workspaces.info('mine')])
       assert.throws(call, rejectsWith('workspace_not_found'));
+    await assert.rejects(() => workspaces.update({ workspace: 'mine' }), rejectsWith('workspace_not_found'));
     assert.ok(!existsSync(join(dir, 'workspaces/mine')));
   });
 
@@ -121,11 +119,11 @@ describe('workspaces', () => {
 
   test('the default one cannot be deleted and does not expire', async () => {
     await assert.rejects(() => workspaces.remove('default', true), rejectsWith('invalid_request'));
-    assert.throws(
+    await assert.rejects(
       () => workspaces.update({ workspace: 'default', expires: now + 1000 }),
       rejectsWith('invalid_request'),
     );
-    workspaces.update({ workspace: 'default', quotaBytes: 5 });
+    await workspaces.update({ workspace: 'default', quotaBytes: 5 });
     assert.equal(workspaces.get('default').disk.room, 5);
   });
 
@@ -133,7 +131,7 @@ describe('workspaces', () => {
     await workspaces.create({ owner, id: 'x', quotaBytes: MIB });
     const { disk, workspace } = workspaces.get('x');
     assert.equal(await disk.take(MIB + 1), false);
-    workspaces.update({ workspace: 'x', quotaBytes: 2 * MIB });
+    await workspaces.update({ workspace: 'x', quotaBytes: 2 * MIB });
     assert.equal(await disk.take(MIB + 1), true);
     // What was taken and not written is held against nobody once a count has not found it.
     assert.equal(await disk.take(MIB), true);
@@ -142,7 +140,10 @@ describe('workspaces', () => {
     rmSync(join(workspace.path, 'file'));
     assert.equal(await disk.take(MIB), true);
     for (const quotaBytes of [101 * MIB, Number.MAX_SAFE_INTEGER]) {
-      assert.throws(() => workspaces.update({ workspace: 'x', quotaBytes }), rejectsWith('invalid_request'));
+      await assert.rejects(
+        () => workspaces.update({ workspace: 'x', quotaBytes }),
+        rejectsWith('invalid_request'),
+      );
       await assert.rejects(() => workspaces.create({ owner, quotaBytes }), rejectsWith('invalid_request'));
     }
   });
@@ -157,7 +158,7 @@ describe('workspaces', () => {
       rejectsWith('quota_exceeded'),
     );
     await workspaces.create({ owner, ownerBytes, id: 'b', quotaBytes: 4 * MIB });
-    assert.throws(
+    await assert.rejects(
       () => workspaces.update({ workspace: 'b', ownerBytes, quotaBytes: 5 * MIB }),
       rejectsWith('quota_exceeded'),
     );
@@ -166,8 +167,46 @@ describe('workspaces', () => {
       () => workspaces.snapshot({ workspace: 'a', ownerBytes }, never),
       rejectsWith('quota_exceeded'),
     );
-    workspaces.update({ workspace: 'b', ownerBytes, quotaBytes: 3 * MIB });
+    await workspaces.update({ workspace: 'b', ownerBytes, quotaBytes: 3 * MIB });
     await workspaces.snapshot({ workspace: 'a', ownerBytes }, never);
+  });
+
+  test('a quota below what is there does not free what its owner may have', async () => {
+    const ownerBytes = 2 * MIB;
+    await workspaces.create({ owner, ownerBytes, id: 'a', quotaBytes: 2 * MIB });
+    put('a', 'f', 'x'.repeat(MIB));
+    const shrink = (quotaBytes: number) => workspaces.update({ workspace: 'a', ownerBytes, quotaBytes });
+    await assert.rejects(() => shrink(MIB / 2), rejectsWith('quota_exceeded'));
+    await assert.rejects(
+      () => workspaces.create({ owner, ownerBytes, quotaBytes: MIB }),
+      rejectsWith('quota_exceeded'),
+    );
+    rmSync(join(filesOf('a'), 'f'));
+    await shrink(MIB / 2);
+    await workspaces.create({ owner, ownerBytes, quotaBytes: MIB });
+  });
+
+  test('snapshots that are asked for at the same time come to no more than one after the other', async () => {
+    await workspaces.create({ owner, id: 'x', quotaBytes: 10 * FILE_BYTES });
+    for (let n = 0; n < 4; n += 1) put('x', String(n), '');
+    const asked = Array.from({ length: 20 }, () => workspaces.snapshot({ workspace: 'x' }, never));
+    const made = (await Promise.allSettled(asked)).filter(({ status }) => status === 'fulfilled');
+    assert.equal(made.length, 2);
+    assert.equal(workspaces.snapshots('x').length, 2);
+  });
+
+  test('a snapshot is not restored into a quota that has become less than it', async () => {
+    await workspaces.create({ owner, id: 'x', quotaBytes: 10 * FILE_BYTES });
+    for (let n = 0; n < 4; n += 1) put('x', String(n), 'old');
+    const { id } = await workspaces.snapshot({ workspace: 'x' }, never);
+    for (let n = 0; n < 3; n += 1) rmSync(join(filesOf('x'), String(n)));
+    put('x', '3', 'new');
+    await workspaces.update({ workspace: 'x', quotaBytes: 2 * FILE_BYTES });
+    await assert.rejects(() => workspaces.restore('x', id, false), rejectsWith('workspace_full'));
+    assert.deepEqual([readdirSync(filesOf('x')), get('x', '3')], [['3'], 'new']);
+    await workspaces.update({ workspace: 'x', quotaBytes: 4 * FILE_BYTES });
+    await workspaces.restore('x', id, false);
+    assert.equal(get('x', '3'), 'old');
   });
 
   test('it expires: not before, not when the clock is set back, and not under a live run', async () => {
@@ -288,7 +327,7 @@ open('f', 'w').close()`;
       rejectsWith('workspace_full'),
     );
     assert.throws(() => workspaces.get('small'), rejectsWith('workspace_not_found'));
-    workspaces.update({ workspace: 'default', quotaBytes: 50_000 });
+    await workspaces.update({ workspace: 'default', quotaBytes: 50_000 });
     await assert.rejects(
       () => workspaces.snapshot({ workspace: 'default' }, never),
       rejectsWith('workspace_full'),

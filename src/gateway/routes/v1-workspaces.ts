@@ -208,7 +208,7 @@ export function workspaceRoutes(app: FastifyInstance, executor: Executor): void 
     params: SnapshotParams,
     body: closed({ force: Force }),
     answers: { 204: Type.Null() },
-    errors: ['snapshot_not_found', 'workspace_conflict', ...EXISTING],
+    errors: ['snapshot_not_found', 'workspace_conflict', 'workspace_full', ...EXISTING],
     handler: async ({ params: { id, snapshot }, body: { force = false }, principal, request, reply }) => {
       requireWorkspace(principal, id);
       request.ending.subject = () => ({ workspace: id, snapshot });

@@ -46,6 +46,7 @@ export class RunKeeper {
   /** Those that have ended, which the store does not know yet. */
   readonly #unwritten = new Map<string, RunRecord>();
   #timer: NodeJS.Timeout | undefined;
+  #stopped = false;
 
   constructor(store: Store, log: Logger) {
     this.#store = store;
@@ -121,19 +122,21 @@ export class RunKeeper {
     } catch {
       this.#writeEach();
     }
-    if (this.#unwritten.size > 0) this.#writeIn(RETRY_MS);
+    if (this.#unwritten.size > 0 && !this.#stopped) this.#writeIn(RETRY_MS);
   }
 
-  /** For the last time. */
+  /** What ends from now on is written at once: the store will be closed. */
   stop(): void {
+    this.#stopped = true;
     this.write();
-    clearTimeout(this.#timer);
   }
 
   #writeIn(ms: number): void {
-    this.#timer ??= setTimeout(() => {
-      this.write();
-    }, ms).unref();
+    if (this.#stopped) this.write();
+    else
+      this.#timer ??= setTimeout(() => {
+        this.write();
+      }, ms).unref();
   }
 
   /** So that one that cannot be written keeps no other from it. */

@@ -54,8 +54,11 @@ export function fileErrors(): void {
     test('snapshots: of more than the workspace, or its owner, may have', async () => {
       const narrow = await makeWorkspace({ quotaBytes: 60_000 }, 50_000);
       const make = { ...onWorkspace(narrow, '/snapshots'), body: {} };
-      await succeed('postWorkspacesIdSnapshots', make);
+      const snapshot = jsonOf(await succeed('postWorkspacesIdSnapshots', make));
       await refuse('postWorkspacesIdSnapshots', 'workspace_full', make);
+      await succeed('patchWorkspacesId', { ...onWorkspace(narrow), body: { quotaBytes: 20_000 } });
+      const restore = onWorkspace(narrow, `/snapshots/${String(snapshot['id'])}/restore`);
+      await refuse('postWorkspacesIdSnapshotsSnapshotRestore', 'workspace_full', { ...restore, body: {} });
       const { secret: token } = await makeToken({ quotas: { storageBytes: 50_000 } });
       const { id } = jsonOf(await succeed('postWorkspaces', { body: { quotaBytes: 40_000 }, token }));
       const file = onWorkspace(String(id), '/files/content?path=f');

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { noxctl, python, SLOW, start, works } from './nox.ts';
 
 const HOUR = 3_600_000;
+const AUTH = `-H "Authorization: Bearer $(sed -n s/^NOX_API_TOKEN=//p /etc/default/nox-api)"`;
 
 test('a machine, from bare to hardened and through its accidents', { timeout: HOUR }, async (t) => {
   const m = await start();
@@ -39,6 +40,38 @@ test('a machine, from bare to hardened and through its accidents', { timeout: HO
     assert.notEqual(hog.returncode, 0);
     assert.match(hog.stderr, /^nox: memory_limit: /m);
   });
+
+  await t.test('a large file goes up and comes down whole, sent by the kernel (sendfile)', async () => {
+    const url = 'http://127.0.0.1:8080/v1/workspaces/default/files/content?path=large';
+    const sum = await m.succeed(
+      `head -c 50M /dev/urandom > /tmp/large; curl -sSf ${AUTH} -T /tmp/large '${url}' > /dev/null; sha256sum < /tmp/large`,
+      SLOW,
+    );
+    assert.equal(await m.succeed(`curl -sSf ${AUTH} '${url}' | sha256sum`, SLOW), sum);
+    await m.succeed(`curl -sSf ${AUTH} -X DELETE '${url.replace('/content', '')}'; rm /tmp/large`);
+  });
+
+  await t.test(
+    'a run that makes more files than its workspace may have is held still, counted and ended',
+    async () => {
+      const quota = (bytes: string) =>
+        m.succeed(
+          `curl -sSf ${AUTH} -X PATCH -H 'Content-Type: application/json' -d '{"quotaBytes": ${bytes}}' http://127.0.0.1:8080/v1/workspaces/default`,
+        );
+      await quota(String(512 * 16_384));
+      const many = await python(
+        m,
+        `import time
+for n in range(5000):
+    open(f'many-{n}', 'w').close()
+    if n % 100 == 0: time.sleep(0.2)`,
+      );
+      assert.match(many.stderr, /^nox: disk_limit: /m);
+      await python(m, `import glob, os\nfor name in glob.glob('many-*'): os.unlink(name)`);
+      await quota('null');
+      await works(m);
+    },
+  );
 
   await t.test('three damages at once are found, named with a remedy, and mended', async () => {
     await m.succeed(

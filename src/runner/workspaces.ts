@@ -129,7 +129,14 @@ export class Workspaces {
   }
 
   async usage(id: string): Promise<WorkspaceUsage> {
-    return this.get(id).disk.usage();
+    const { disk } = this.get(id);
+    try {
+      return await disk.usage();
+    } catch (error) {
+      // It has been deleted meanwhile.
+      this.#find(id);
+      throw error;
+    }
   }
 
   list({ limit, after, ids }: Request<'workspaceList'>): {

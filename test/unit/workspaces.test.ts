@@ -171,6 +171,15 @@ describe('workspaces', () => {
     await workspaces.snapshot({ workspace: 'a', ownerBytes }, never);
   });
 
+  test('the usage of one that is deleted meanwhile', async () => {
+    await workspaces.create({ owner, id: 'x' });
+    const asked = Promise.allSettled([0, 1, 2].map(() => workspaces.usage('x')));
+    await workspaces.remove('x', false);
+    for (const each of await asked)
+      if (each.status === 'rejected') assert.ok(rejectsWith('workspace_not_found')(each.reason));
+    await assert.rejects(() => workspaces.usage('x'), rejectsWith('workspace_not_found'));
+  });
+
   test('a quota below what is there does not free what its owner may have', async () => {
     const ownerBytes = 2 * MIB;
     await workspaces.create({ owner, ownerBytes, id: 'a', quotaBytes: 2 * MIB });

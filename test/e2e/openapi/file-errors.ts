@@ -80,8 +80,6 @@ export function fileErrors(): void {
       await succeed('postWorkspacesIdFilesCopy', { ...onWorkspace(id, '/files/copy'), body: taken });
       for (const [each, what, body] of [
         ['postWorkspacesIdFilesCopy', '/files/copy', taken],
-        ['postWorkspacesIdFilesMove', '/files/move', { from: 'f', to: 'a/b/c/f' }],
-        ['postWorkspacesIdFilesMkdir', '/files/mkdir', { path: 'a/b/c/d', parents: true }],
         ['postWorkspacesIdFilesMove', '/files/move', taken],
         ['postWorkspacesIdFilesMkdir', '/files/mkdir', { path: 'f' }],
       ] as const)

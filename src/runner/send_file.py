@@ -9,14 +9,20 @@ Exit codes: 0; 3 the file has become shorter, and a frame is not whole; 4 the ot
 """
 import os
 import select
+import socket
 import struct
 import sys
 
 FILE = 3
 SOCKET = 4
+# As much as may be (net.core.wmem_max, of which the kernel makes twice as much, socket(7)): the fewer and the larger are
+# the pieces of whoever reads.
+BUFFER = 1 << 20
 
 
 def main(start: int, end: int, piece: int, kind: int) -> None:
+    with socket.socket(fileno=os.dup(SOCKET)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
     ready = select.poll()
     ready.register(SOCKET, select.POLLOUT)
 

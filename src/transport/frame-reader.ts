@@ -3,7 +3,7 @@ import { connect, type Socket } from 'node:net';
 import { FrameDecoder, type Frame } from './frames.ts';
 
 /** All that waits in a socket (212,992 bytes, net.core.wmem_default): fewer and larger writes to the client follow. */
-export const READ_MAX = 256 * 1024;
+const READ_MAX = 256 * 1024;
 /** So much may wait to be asked for; then the sender is made to wait. */
 const AHEAD_BYTES = 1024 * 1024;
 

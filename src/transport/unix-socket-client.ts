@@ -13,7 +13,7 @@ import {
   type RunResult,
 } from '../protocol/messages.ts';
 import type { Fetched } from '../protocol/operations.ts';
-import { FrameReader, READ_MAX } from './frame-reader.ts';
+import { FrameReader } from './frame-reader.ts';
 import { encodeFrame, FRAME, PIECE, sendData, type Frame, type Op } from './frames.ts';
 
 const HEALTH_TIMEOUT_MS = 1000;
@@ -23,6 +23,8 @@ const CANCEL_MS = 5000;
 const KEPT_MAX = 64;
 /** What is read at a time, to begin with: as much as a program's pipe holds. */
 const READ_BYTES = 64 * 1024;
+/** Of a download: the buffer of who sends it is twice as large as others (send_file.py). */
+const DOWNLOAD_BYTES = 512 * 1024;
 
 export function connect(path: string): Executor {
   const pool = new Pool(path);
@@ -206,7 +208,7 @@ async function download(
   call: { op: Op; name: string; request: unknown },
   signal: AbortSignal,
 ): Promise<Fetched<unknown>> {
-  const frames = await pool.open(READ_MAX, signal);
+  const frames = await pool.open(DOWNLOAD_BYTES, signal);
   const { socket } = frames;
   const onAbort = () => {
     socket.destroy();

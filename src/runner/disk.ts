@@ -17,7 +17,8 @@ import { NoxError } from '../protocol/errors.ts';
 import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
 import { frozen } from './freeze.ts';
 import { deletedShare } from './meter.ts';
-import { inTurn, usageOf, type Usage } from './trees.ts';
+import { usageOf, type Usage } from './trees.ts';
+import { Turn } from './turns.ts';
 
 const TICK_MS = 250;
 const RECOUNT_MS = 5000;
@@ -68,6 +69,9 @@ export class DiskWatch {
   #countedAt = 0;
   #took = 0;
   #counting: Promise<void> | undefined;
+  /** Of the count that is under way, and how many runs wait for one. */
+  #turn: Turn | undefined;
+  #hurried = 0;
   #waiting: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
 
@@ -149,7 +153,7 @@ export class DiskWatch {
    * @throws NoxError `workspace_full` where so much is beyond the limit that runs must have got around it
    */
   async isFull(): Promise<boolean> {
-    if (this.room <= 0 || this.#isOutgrown()) await this.#countAgain();
+    if (this.room <= 0 || this.#isOutgrown()) await this.#countForRun();
     if (-this.room > Math.max(this.limit, EXCESS_BYTES))
       throw new NoxError(
         'workspace_full',
@@ -178,6 +182,14 @@ export class DiskWatch {
     };
   }
 
+  async #countForRun(): Promise<void> {
+    this.#hurried += 1;
+    this.#turn?.hurry();
+    await this.#countAgain().finally(() => {
+      this.#hurried -= 1;
+    });
+  }
+
   /** A count that begins after this call; waiting calls share it. */
   #countAgain(): Promise<void> {
     this.#waiting ??= (async () => {
@@ -191,7 +203,11 @@ export class DiskWatch {
   }
 
   #tick(): void {
-    if (this.#counting !== undefined) return;
+    if (this.#counting !== undefined) {
+      // One that a client has brought about may be waiting for its turn.
+      this.#turn?.hurry();
+      return;
+    }
     // A run that cleans a full workspace is not to be held still for most of its time.
     const pause = this.room > 0 ? this.#took : 4 * this.#took;
     const due = this.#isOutgrown() ? this.#countedAt + pause : this.#nextCount;
@@ -207,6 +223,16 @@ export class DiskWatch {
   }
 
   async #count(): Promise<void> {
+    const turn = new Turn();
+    this.#turn = turn;
+    if (this.#hurried + this.#runs.size > 0) turn.hurry();
+    await turn.granted;
+    await this.#countNow().finally(() => {
+      turn.end();
+    });
+  }
+
+  async #countNow(): Promise<void> {
     const began = performance.now();
     try {
       const filled = this.#filled();
@@ -219,7 +245,7 @@ export class DiskWatch {
             () => this.#pids(),
             () => this.#share(),
           )
-        : await inTurn(() => this.#share());
+        : await this.#share();
       if (share === undefined) {
         this.#onFault(new Error(`${this.#path}: runs that cannot be held still are ended`));
         for (const run of this.#runs) run.stop();

@@ -30,7 +30,8 @@ import { packTar, packZip } from './pack.ts';
 import { PIECE, piecesOf } from './pieces.ts';
 import { sendFile } from './send-file.ts';
 import { Staging } from './staging.ts';
-import { copyWithin, inTurn, removeTree, usageOf } from './trees.ts';
+import { copyWithin, removeTree, usageOf } from './trees.ts';
+import { inTurn } from './turns.ts';
 import { unpackTar, unpackZip } from './unpack.ts';
 import { changesOf } from './watch.ts';
 import {

@@ -22,26 +22,6 @@ export interface Usage {
   readonly entries: number;
 }
 
-const COUNTS_MAX = 2;
-let counts = 0;
-const waiting: (() => void)[] = [];
-
-/** Counts that somebody asks for are made by few processes at one time, however many ask. */
-export async function inTurn<T>(work: () => Promise<T>): Promise<T> {
-  if (counts < COUNTS_MAX) counts += 1;
-  else
-    await new Promise<void>((resolve) => {
-      waiting.push(resolve);
-    });
-  try {
-    return await work();
-  } finally {
-    const next = waiting.shift();
-    if (next === undefined) counts -= 1;
-    else next();
-  }
-}
-
 /**
  * @param below a directory in it, as bytes
  * @param most beyond so many entries the rest is not counted

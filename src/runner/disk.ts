@@ -9,7 +9,8 @@
  *
  * A run can move what it has out of the way of a count, into what has been counted already. So a count beside runs
  * that move is believed when it says too much, not when it says too little: where so much has been written since the
- * last one that can be believed that the workspace may be full, its runs are held still while it is counted (freeze.ts).
+ * last one that can be believed that the workspace may be full, its runs are held still while it is counted (freeze.ts),
+ * for a small part of their time: others fill the file system too.
  */
 import { statfsSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -28,6 +29,8 @@ const PAUSE_MS = 500;
 const EXCESS_BYTES = 256 * 2 ** 20;
 /** Counting may take at most this part of the time, while nothing says that the workspace may be full. */
 const SHARE = 0.05;
+/** Runs are held still for at most this part of their time. */
+const HELD_SHARE = 0.1;
 /** With less room than this, or this part of its limit, a workspace is counted when so much has been written. */
 const STEP_BYTES = 16 * 2 ** 20;
 const STEP_PART = 1 / 8;
@@ -66,6 +69,8 @@ export class DiskWatch {
   /** Runs that were ever watched. */
   #watches = 0;
   #nextCount = 0;
+  /** Not before this time are runs held still again. */
+  #nextHeld = 0;
   #countedAt = 0;
   #took = 0;
   #counting: Promise<void> | undefined;
@@ -208,9 +213,7 @@ export class DiskWatch {
       this.#turn?.hurry();
       return;
     }
-    // A run that cleans a full workspace is not to be held still for most of its time.
-    const pause = this.room > 0 ? this.#took : 4 * this.#took;
-    const due = this.#isOutgrown() ? this.#countedAt + pause : this.#nextCount;
+    const due = this.#isOutgrown() ? this.#countedAt + this.#took : this.#nextCount;
     if (performance.now() >= due) void this.count();
   }
 
@@ -234,11 +237,11 @@ export class DiskWatch {
 
   async #countNow(): Promise<void> {
     const began = performance.now();
+    const alive = this.#runs.size > 0;
+    const held = alive && this.#isOutgrown() && began >= this.#nextHeld;
     try {
       const filled = this.#filled();
       const watches = this.#watches;
-      const alive = this.#runs.size > 0;
-      const held = alive && this.#isOutgrown();
       this.#taken = 0;
       const share = held
         ? await frozen(
@@ -260,6 +263,7 @@ export class DiskWatch {
     const now = performance.now();
     this.#countedAt = now;
     this.#took = now - began;
+    if (held) this.#nextHeld = now + this.#took / HELD_SHARE;
     this.#nextCount = now + Math.max(RECOUNT_MS, this.#took / SHARE);
     if (this.#used <= this.limit) return;
     for (const run of this.#runs) {

@@ -502,7 +502,10 @@ while time.time() < end:
     try {
       const answer = await runPy(server, code);
       const found = entriesBelow(server.workspace);
-      const mib = Number.parseInt(execFileSync('du', ['-sm', server.workspace], { encoding: 'utf8' }), 10);
+      const mib = Number.parseInt(
+        execFileSync('/usr/bin/du', ['-sm', server.workspace], { encoding: 'utf8' }),
+        10,
+      );
       const said = `${String(found)} entries, ${String(mib)} MiB, ${JSON.stringify(answer.body)}`;
       // Unhindered it makes 100,000 files, or 400 MiB, in this time.
       assert.ok(found < 15 * ENTRIES && mib < 4 * 64, said);

@@ -277,8 +277,8 @@ export class Files {
     const { path } = request;
     const { workspace, disk } = this.#state;
     const spool = [`.nox-${randomBytes(12).toString('hex')}.tmp`];
-    const { place, bytes } = await workspace.replace(path, spool, body, disk);
     const make = await this.#making(names);
+    const { place, bytes } = await workspace.replace(path, spool, body, disk);
     let own: number | undefined;
     try {
       const add = async ({ root, walk }: Opened) => {

@@ -18,11 +18,14 @@ export async function frozen<T>(
 ): Promise<T | undefined> {
   const stopped = new Set<number>();
   const until = performance.now() + PATIENCE_MS;
+  let before: string | undefined;
   try {
-    // What is stopped makes no new ones, and of those that are found each time fewer are left.
-    while (!stopAll(roots(), stopped)) {
+    for (;;) {
+      const now = stopAll(roots(), stopped);
+      if (now !== undefined && now === before) break;
+      before = now;
       if (performance.now() > until) return undefined;
-      await sleep(STEP_MS);
+      if (now === undefined) await sleep(STEP_MS);
     }
     return await work();
   } finally {
@@ -31,21 +34,30 @@ export async function frozen<T>(
   }
 }
 
-/** @returns whether all were stopped already */
-function stopAll(roots: readonly number[], stopped: Set<number>): boolean {
-  const running = processTree(roots).filter((pid) => !isStill(pid));
-  for (const pid of running) {
-    stopped.add(pid);
-    signal(pid, 'SIGSTOP');
-  }
-  return running.length === 0;
+/**
+ * Two that wake each other and stop themselves could both be seen still, one after the other. Who has run has given up
+ * its processor more often since: where two looks say the same, nobody has run between them, and nobody will.
+ *
+ * @returns who there is, and how often each has given up its processor; undefined where one was not still
+ */
+function stopAll(roots: readonly number[], stopped: Set<number>): string | undefined {
+  let still = true;
+  const seen = processTree(roots).map((pid) => {
+    // Of a process with threads those of the first: all of them stop, and go on, together.
+    const status = read(`/proc/${String(pid)}/status`);
+    if (status !== '' && !STILL.test(status)) {
+      still = false;
+      stopped.add(pid);
+      signal(pid, 'SIGSTOP');
+    }
+    return `${String(pid)} ${status.match(SWITCHES)?.join(' ') ?? 'gone'}`;
+  });
+  return still ? seen.join('\n') : undefined;
 }
 
-/** Stopped, or dead (proc_pid_stat(5)); all threads of a process stop together. */
-function isStill(pid: number): boolean {
-  const stat = read(`/proc/${String(pid)}/stat`);
-  return stat === '' || /^[TtZXx]$/.test(stat.charAt(stat.lastIndexOf(')') + 2));
-}
+/** Stopped, or dead (proc_pid_status(5)). */
+const STILL = /^State:\t[TtZX]/m;
+const SWITCHES = /^(?:non)?voluntary_ctxt_switches:.*$/gm;
 
 function signal(pid: number, name: 'SIGSTOP' | 'SIGCONT'): void {
   try {

@@ -67,6 +67,45 @@ test('nothing of it moves meanwhile, and all of it goes on; what was stopped bef
   }
 });
 
+/** Each wakes the other and stops itself: one of them always runs, and each is stopped nearly always. */
+const TURNS = `
+import os, signal, sys
+def count(name, other):
+    n = 0
+    fd = os.open(os.path.join(sys.argv[1], name), os.O_CREAT | os.O_WRONLY)
+    while True:
+        while open(f'/proc/{other}/stat').read().rsplit(')', 1)[1][1] != 'T': pass
+        n += 1
+        os.pwrite(fd, b'%012d' % n, 0)
+        os.kill(other, signal.SIGCONT)
+        os.kill(os.getpid(), signal.SIGSTOP)
+one = os.getpid()
+other = os.fork()
+if other == 0: count('y', one)
+os.kill(one, signal.SIGSTOP)
+count('x', other)`;
+
+test('two that wake each other in turn are held still too', async () => {
+  const child = spawn('/usr/bin/python3', ['-c', TURNS, dir], { stdio: 'inherit' });
+  const roots = () => [child.pid ?? 0];
+  const seen = () => ['x', 'y'].map((name) => readFileSync(join(dir, name), 'utf8')).join(' ');
+  try {
+    await sleep(500);
+    const first = seen();
+    await sleep(50);
+    assert.notEqual(seen(), first, 'they run');
+    for (let time = 0; time < 30; time += 1)
+      await frozen(roots, async () => {
+        const before = seen();
+        await sleep(20);
+        assert.equal(seen(), before);
+      });
+  } finally {
+    for (const pid of processTree(roots())) process.kill(pid, 'SIGKILL');
+    await once(child, 'exit');
+  }
+});
+
 test('they go on after work that fails, and one that has ended keeps nobody', async () => {
   const child = spawn('sleep', ['100']);
   const { pid = 0 } = child;

@@ -183,7 +183,7 @@ class Run {
           launched.flow(!full);
         };
       if (request.interactive === true && input !== undefined)
-        void feed(launched, input, request.terminal !== undefined);
+        void feed(launched, input, this.#place, request.terminal !== undefined);
       const impose = (cause: ImposedCause) => {
         this.#cause ??= cause;
         launched.kill();
@@ -321,7 +321,12 @@ const UNREAD_BYTES = 4 * 1024 * 1024;
 const PIECE_COSTS = 512;
 
 /** What comes late, or is no input, is for nobody. */
-async function feed(launched: LaunchedRun, input: AsyncIterable<RunInput>, terminal: boolean): Promise<void> {
+async function feed(
+  launched: LaunchedRun,
+  input: AsyncIterable<RunInput>,
+  place: Place,
+  terminal: boolean,
+): Promise<void> {
   let unread = 0;
   try {
     for await (const each of input) {
@@ -341,7 +346,11 @@ async function feed(launched: LaunchedRun, input: AsyncIterable<RunInput>, termi
       }
       const checked = checkInput(each);
       if (checked.type === 'stdin_end') launched.endInput();
-      else if (checked.type === 'signal') launched.signal(checked.signal);
+      else if (checked.type === 'signal') {
+        // A run that is held still while it is counted (freeze.ts) is not to be woken.
+        if (!('group' in place)) await place.disk.still();
+        launched.signal(checked.signal);
+      }
     }
   } catch {
     // The reader of the result hears of a client that has gone.

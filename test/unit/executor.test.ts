@@ -7,7 +7,7 @@ import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import pino from 'pino';
 import { ERRORS, NoxError } from '../../src/protocol/errors.ts';
 import { FILE_BYTES, LIMIT_NAMES, LIMITS, type Limits } from '../../src/protocol/limits.ts';
-import type { RunEvent, RunRequest, RunResult } from '../../src/protocol/messages.ts';
+import type { RunEvent, RunInput, RunRequest, RunResult } from '../../src/protocol/messages.ts';
 import { DiskWatch, type DiskUser } from '../../src/runner/disk.ts';
 import { loadRuntimes } from '../../src/runner/runtime.ts';
 import { LocalExecutor } from '../../src/runner/executor.ts';
@@ -427,6 +427,30 @@ describe('what ends a run early', () => {
     run.end({ kind: 'killed' });
     await assert.rejects(call.settled, { code: 'cancelled' });
     assert.equal(loggedOutcome(), 'cancelled');
+  });
+
+  test('a signal to a run that is held still while it is counted waits, and does not wake it', async () => {
+    const held = Promise.withResolvers<undefined>();
+    disk.still = () => held.promise;
+    const input = async function* (): AsyncGenerator<RunInput> {
+      yield { type: 'stdin', data: Buffer.from('a') };
+      yield { type: 'signal', signal: 18 };
+      yield { type: 'stdin_end' };
+      await new Promise(() => undefined);
+    };
+    const events = executor.run({ ...COMMAND, interactive: true }, NEVER, input());
+    const ended = (async () => {
+      for await (const event of events) if (event.type === 'end') return event.result.outcome;
+      return undefined;
+    })();
+    const run = await launched();
+    for (let turn = 0; turn < 10; turn += 1) await setImmediate();
+    assert.deepEqual(run.told, ['a']);
+    held.resolve(undefined);
+    for (let turn = 0; turn < 10; turn += 1) await setImmediate();
+    assert.deepEqual(run.told, ['a', 18, 'end']);
+    run.end();
+    assert.equal(await ended, 'ok');
   });
 
   test('cancelled: while it waits for a slot it is never launched', async () => {

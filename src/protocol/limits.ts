@@ -108,6 +108,8 @@ export function shareOf({ bytes, entries }: { readonly bytes: number; readonly e
   return Math.max(bytes, entries * FILE_BYTES);
 }
 
+export const fileShare = (bytes: number): number => shareOf({ bytes, entries: 1 });
+
 export const LIMIT_NAMES = Object.keys(LIMITS) as LimitName[];
 export const DEFAULT_LIMITS = Object.fromEntries(
   LIMIT_NAMES.map((name) => [name, LIMITS[name].default]),

@@ -22,7 +22,7 @@ import {
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
 import { LIST_MAX, type FileInfo, type FileList, type WatchEvent } from '../protocol/files.ts';
-import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
+import { FILE_BYTES, fileShare, shareOf } from '../protocol/limits.ts';
 import type { Asks, Fetched, Fetches, Sends } from '../protocol/operations.ts';
 import { entriesBelow, etagOf, infoOf, isOneOf, isTemporary, settled, targetOf } from './entries.ts';
 import { badPath, fileNames, showPath, treeNames } from './names.ts';
@@ -49,7 +49,7 @@ import {
   type Place,
 } from './walk.ts';
 import { unlinkIfPossible } from './workspace.ts';
-import { fileShare, noRoom, takeDirectory } from './write.ts';
+import { noRoom, takeDirectory } from './write.ts';
 import { Body } from './body.ts';
 import type { WorkspaceState } from './workspace-state.ts';
 

@@ -41,18 +41,15 @@ export async function frozen<T>(
  * @returns who there is, and how often each has given up its processor; undefined where one was not still
  */
 function stopAll(roots: readonly number[], stopped: Set<number>): string | undefined {
-  let still = true;
-  const seen = processTree(roots).map((pid) => {
-    // Of a process with threads those of the first: all of them stop, and go on, together.
-    const status = read(`/proc/${String(pid)}/status`);
-    if (status !== '' && !STILL.test(status)) {
-      still = false;
-      stopped.add(pid);
-      signal(pid, 'SIGSTOP');
-    }
-    return `${String(pid)} ${status.match(SWITCHES)?.join(' ') ?? 'gone'}`;
-  });
-  return still ? seen.join('\n') : undefined;
+  // Of a process with threads what its first one says: all of them stop, and go on, together.
+  const found = processTree(roots).map((pid) => ({ pid, status: read(`/proc/${String(pid)}/status`) }));
+  const moving = found.filter(({ status }) => status !== '' && !STILL.test(status));
+  for (const { pid } of moving) {
+    stopped.add(pid);
+    signal(pid, 'SIGSTOP');
+  }
+  if (moving.length > 0) return undefined;
+  return found.map(({ pid, status }) => [pid, ...(status.match(SWITCHES) ?? [])].join(' ')).join('\n');
 }
 
 /** Stopped, or dead (proc_pid_status(5)). */

@@ -6,7 +6,7 @@
  */
 import { statfsSync, statSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
-import { shareOf } from '../protocol/limits.ts';
+import { fileShare } from '../protocol/limits.ts';
 import { list, processTree, read, sizeOf } from './proc.ts';
 
 export interface Sample {
@@ -158,7 +158,7 @@ export async function deletedShare(roots: readonly number[], dev: number): Promi
       if (index % 64 === 0) await setImmediate();
       try {
         const { dev: device, ino, nlink, blocks } = statSync(`/proc/${pid}/fd/${fd}`);
-        if (nlink === 0 && device === dev) sizes.set(ino, shareOf({ bytes: blocks * 512, entries: 1 }));
+        if (nlink === 0 && device === dev) sizes.set(ino, fileShare(blocks * 512));
       } catch {
         // Closed meanwhile.
       }

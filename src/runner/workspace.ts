@@ -30,7 +30,7 @@ import {
 import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
-import { FILE_BYTES } from '../protocol/limits.ts';
+import { FILE_BYTES, fileShare } from '../protocol/limits.ts';
 import { PATH_MAX } from '../protocol/messages.ts';
 import { bytesOf, textOf } from '../protocol/bytes.ts';
 import { badPath, fileNames } from './names.ts';
@@ -45,7 +45,7 @@ import {
   Walk,
   withAccess,
 } from './walk.ts';
-import { fileShare, takeDirectory, writeAndSync, type Body, type Room } from './write.ts';
+import { takeDirectory, writeAndSync, type Body, type Room } from './write.ts';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants;
 const TEMPORARY = /^\.nox-[0-9a-f]{24}\.tmp$/;

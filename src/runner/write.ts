@@ -2,7 +2,7 @@
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { NoxError } from '../protocol/errors.ts';
-import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
+import { FILE_BYTES, fileShare } from '../protocol/limits.ts';
 
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
 
@@ -24,9 +24,6 @@ const IOV_MAX = 1024;
 /** After so much the disk begins, so that little is left for it at the end. */
 const SYNC_BYTES = 32 * 1024 * 1024;
 
-/** What a file takes that is being written, as `writeAndSync` has taken it. */
-export const fileShare = (bytes: number): number => shareOf({ bytes, entries: 1 });
-
 /** For a walk that makes the directories on its way, which have been made `ready` for. @throws NoxError `workspace_full` */
 export function takeDirectory(room: Room): void {
   if (!room.takeNow(FILE_BYTES)) throw noRoom(room.room, FILE_BYTES);
@@ -39,6 +36,8 @@ export const noRoom = (room: number, wanted: number): NoxError =>
   );
 
 /**
+ * Takes the share of the file (`fileShare`) as it grows.
+ *
  * @returns how many bytes, when they are on the disk
  * @throws NoxError `workspace_full`; what the body throws
  */

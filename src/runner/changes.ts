@@ -2,7 +2,7 @@
 import { closeSync } from 'node:fs';
 import { textOf } from '../protocol/bytes.ts';
 import type { RunResult } from '../protocol/messages.ts';
-import { hiddenIn } from './files.ts';
+import { hiddenIn } from './read-files.ts';
 import { openDirectory } from './walk.ts';
 import { treeOf, type Tree } from './watch.ts';
 import type { WorkspaceState } from './workspace-state.ts';

@@ -11,29 +11,28 @@ import {
   constants,
   copyFile,
   fstatSync,
+  fsync,
   linkSync,
   mkdirSync,
   rmdirSync,
   unlinkSync,
   write as writeFd,
-  fsync,
   type BigIntStats,
 } from 'node:fs';
 import { promisify } from 'node:util';
 import { NoxError } from '../protocol/errors.ts';
-import { LIST_MAX, type FileInfo, type FileList, type WatchEvent } from '../protocol/files.ts';
+import type { FileInfo } from '../protocol/files.ts';
 import { FILE_BYTES, fileShare, shareOf } from '../protocol/limits.ts';
-import type { Asks, Fetched, Fetches, Sends } from '../protocol/operations.ts';
-import { entriesBelow, etagOf, infoOf, isOneOf, isTemporary, settled, targetOf } from './entries.ts';
+import type { Asks, Sends } from '../protocol/operations.ts';
+import { etagOf, infoOf, isOneOf, settled } from './entries.ts';
 import { badPath, fileNames, showPath, treeNames } from './names.ts';
-import { packTar, packZip } from './pack.ts';
-import { PIECE, piecesOf } from './pieces.ts';
-import { sendFile } from './send-file.ts';
+import { exists, explain, found, infoAt, KEEP, targetNames, withOpened, type Opened } from './opened.ts';
+import { memoryFor, piecesOf } from './pieces.ts';
+import { ReadFiles } from './read-files.ts';
 import { Staging } from './staging.ts';
 import { copyWithin, removeTree, usageOf } from './trees.ts';
 import { inTurn } from './turns.ts';
 import { unpackTar, unpackZip } from './unpack.ts';
-import { changesOf } from './watch.ts';
 import {
   at,
   conflict,
@@ -43,149 +42,26 @@ import {
   openFile,
   reopenFile,
   self,
-  statEntry,
   Walk,
   withAccess,
   type Place,
 } from './walk.ts';
 import { unlinkIfPossible } from './workspace.ts';
 import { noRoom, takeDirectory } from './write.ts';
-import { Body } from './body.ts';
-import type { WorkspaceState } from './workspace-state.ts';
-
-const LIST_DEFAULT = 100;
 
 type Ask<Name extends keyof Asks> = Asks[Name]['request'];
 type Bytes = AsyncIterable<Uint8Array>;
-interface Opened {
-  readonly root: number;
-  readonly walk: Walk;
-}
-
-/** What is Nox's own in the root: unfinished files, and what only stands in for the code of runs. */
-export function hiddenIn({ workspace }: WorkspaceState): (name: string) => boolean {
-  return (name) => isTemporary(name) || workspace.isPlaceholder(name);
-}
-
-/** @throws NoxError `invalid_path`, `file_not_found`, `workspace_conflict` from each, for what stands at its path */
-export class Files {
-  readonly #state: WorkspaceState;
-
-  constructor(state: WorkspaceState) {
-    this.#state = state;
-  }
-
-  stat({ path }: Ask<'stat'>): Promise<FileInfo> {
-    return this.#open(path, async ({ walk }) =>
-      this.#infoOf(found(path, walk.to(treeNames(path), KEEP)), path),
-    );
-  }
-
-  async #infoOf({ dir, name, names }: Place, path: string): Promise<FileInfo> {
-    const stats = await settled(() => statEntry(dir, name));
-    if (stats === undefined) throw missing(path);
-    return infoOf(names, stats, stats.isSymbolicLink() ? targetOf(dir, name) : undefined);
-  }
-
-  list({ path, recursive = false, limit = LIST_DEFAULT, after }: Ask<'list'>): Promise<FileList> {
-    return this.#open(path, async ({ walk }) => {
-      const { names, fd } = openListed(path, walk.to(treeNames(path)));
-      try {
-        const entries: FileInfo[] = [];
-        let last: readonly string[] = [];
-        const search = {
-          ...{ recursive, piece: limit + 1, hidden: this.#hidden(names) },
-          ...(after === undefined ? {} : { after: namesOfCursor(after) }),
-        };
-        for await (const entry of entriesBelow(fd, search)) {
-          if (entries.length === Math.min(limit, LIST_MAX)) return { entries, next: cursorOf(last) };
-          const target = entry.stats.isSymbolicLink() ? targetOf(entry.dir, entry.name) : undefined;
-          entries.push(infoOf([...names, ...entry.names], entry.stats, target));
-          last = entry.names;
-        }
-        return { entries, next: null };
-      } finally {
-        closeSync(fd);
-      }
-    });
-  }
-
-  #hidden(names: readonly string[]): (name: string) => boolean {
-    return names.length > 0 ? () => false : hiddenIn(this.#state);
-  }
-
-  read(
-    { path, range, ifRange }: Fetches['read']['request'],
-    signal: AbortSignal,
-  ): Promise<Fetched<Fetches['read']['answer']>> {
-    return this.#open(path, async ({ walk }) => {
-      const { dir, name, names, stats } = found(path, walk.to(fileNames(path)));
-      if (stats.isDirectory()) throw badPath(path, 'is a directory');
-      if (!stats.isFile()) throw badPath(path, 'is no regular file');
-      const fd = withAccess(dir, () => openFile(at(dir, name), 'read'));
-      try {
-        const now = await settled(() => fstatSync(fd, { bigint: true }));
-        const size = Number(now.size);
-        const holds = ifRange === undefined || ifRange === etagOf(now);
-        const { start, end } = holds ? cut(path, range, size) : { start: 0, end: size };
-        const release = () => {
-          closeSync(fd);
-        };
-        return {
-          answer: { file: infoOf(names, now), start, end },
-          body: new Body(
-            piecesOf(fd, start, end, 'fail', memoryFor(end - start)),
-            release,
-            signal,
-            (socket, framing) => sendFile({ fd, start, end }, socket, framing, signal),
-          ),
-        };
-      } catch (error) {
-        closeSync(fd);
-        throw error;
-      }
-    });
-  }
-
-  /** The root of the watch may be moved or removed meanwhile: what is watched is the directory, not its name. */
-  watch(
-    { path, recursive = false }: Fetches['watch']['request'],
-    signal: AbortSignal,
-    ended: () => void,
-  ): Promise<Fetched<Fetches['watch']['answer']>> {
-    return this.#open(path, ({ walk }) => {
-      const { names, fd } = openListed(path, walk.to(treeNames(path)));
-      const lines = linesOf(changesOf(fd, names, recursive, this.#hidden(names), signal));
-      const release = () => {
-        closeSync(fd);
-        ended();
-      };
-      return { answer: {}, body: new Body(lines, release, signal) };
-    });
-  }
-
-  pack(
-    { path, format }: Fetches['pack']['request'],
-    signal: AbortSignal,
-  ): Promise<Fetched<Fetches['pack']['answer']>> {
-    return this.#open(path, ({ walk }) => {
-      const { names, fd } = openListed(path, walk.to(treeNames(path)));
-      const source = (format === 'zip' ? packZip : packTar)(fd, this.#hidden(names));
-      const release = () => {
-        closeSync(fd);
-      };
-      return { answer: {}, body: new Body(source, release, signal) };
-    });
-  }
-
+/** All of it: what is read (read-files.ts), and what is changed. */
+export class Files extends ReadFiles {
   async unpack(
     { path, format }: Sends['unpack']['request'],
     body: Bytes,
   ): Promise<Sends['unpack']['answer']> {
-    const { workspace, disk } = this.#state;
+    const { workspace, disk } = this.state;
     const names = treeNames(path);
     // Before the body.
-    await this.#open(
+    await withOpened(
+      this.state,
       path,
       ({ walk }) => {
         checkUnpackTarget(path, walk, names);
@@ -198,7 +74,7 @@ export class Files {
       await this.#unpackInto(staging, path, format, body);
       const make = await this.#making(names);
       await disk.still();
-      await this.#open(path, ({ walk }) => staging?.place(walk.to(names, { make })), conflict);
+      await withOpened(this.state, path, ({ walk }) => staging?.place(walk.to(names, { make })), conflict);
       const { entries, bytes } = staging;
       return { entries, bytes };
     } catch (error) {
@@ -219,7 +95,7 @@ export class Files {
 
   /** What a zip has is told at its end: it is on disk before it is read. */
   async #unpackZip(path: string, body: Bytes, staging: Staging): Promise<void> {
-    const { workspace, disk } = this.#state;
+    const { workspace, disk } = this.state;
     const spool = `.nox-${randomBytes(12).toString('hex')}.tmp`;
     const { place, bytes } = await workspace.replace(path, [spool], body, disk);
     try {
@@ -235,14 +111,15 @@ export class Files {
   async write(request: Sends['write']['request'], body: Bytes): Promise<Sends['write']['answer']> {
     const { path, append = false } = request;
     const names = fileNames(path);
-    const { workspace, disk } = this.#state;
+    const { workspace, disk } = this.state;
     let created = true;
     const check = (stats: BigIntStats | undefined) => {
       created = stats === undefined;
       checkWanted(path, request, stats);
     };
     // Before the body: what is refused must not cost an upload.
-    await this.#open(
+    await withOpened(
+      this.state,
       path,
       ({ walk }) => {
         check(thereNow(path, walk, names));
@@ -275,7 +152,7 @@ export class Files {
     check: (stats: BigIntStats | undefined) => void,
   ): Promise<Sends['write']['answer']> {
     const { path } = request;
-    const { workspace, disk } = this.#state;
+    const { workspace, disk } = this.state;
     const spool = [`.nox-${randomBytes(12).toString('hex')}.tmp`];
     const make = await this.#making(names);
     const { place, bytes } = await workspace.replace(path, spool, body, disk);
@@ -298,7 +175,7 @@ export class Files {
         const now = await settled(() => fstatSync(file, { bigint: true }));
         return { ...infoOf(to.names, now), created: stats === undefined };
       };
-      return await this.#open(path, add, conflict);
+      return await withOpened(this.state, path, add, conflict);
     } catch (error) {
       disk.giveBack(fileShare(bytes));
       throw error;
@@ -310,14 +187,14 @@ export class Files {
   }
 
   #unlinkTemporary(name: string): void {
-    const root = openDirectory(this.#state.workspace.path);
+    const root = openDirectory(this.state.workspace.path);
     unlinkIfPossible(at(root, name), root);
     closeSync(root);
   }
 
   async remove({ path, recursive = false, ifMatch }: Ask<'remove'>): Promise<object> {
-    const { workspace, disk } = this.#state;
-    const trash = await this.#open(path, ({ walk, root }) => {
+    const { workspace, disk } = this.state;
+    const trash = await withOpened(this.state, path, ({ walk, root }) => {
       const { dir, name, stats } = found(path, walk.to(targetNames(path), KEEP));
       if (name === '.') throw badPath(path, 'is the workspace itself');
       checkWanted(path, { ifMatch }, stats);
@@ -351,31 +228,31 @@ export class Files {
 
   async move({ from, to, overwrite = false }: Ask<'move'>): Promise<FileInfo> {
     targetNames(to);
-    return this.#open(from, async ({ root, walk }) => {
+    return withOpened(this.state, from, async ({ root, walk }) => {
       const source = found(from, walk.to(targetNames(from), KEEP));
       if (source.name === '.') throw badPath(from, 'is the workspace itself');
       return this.#withTarget(to, root, overwrite, source.stats, (target) => {
         place(source.dir, source.name, source.stats, target, overwrite, to);
-        return this.#infoOf(target, to);
+        return infoAt(target, to);
       });
     });
   }
 
   async copy({ from, to, overwrite = false }: Ask<'copy'>, signal: AbortSignal): Promise<FileInfo> {
     targetNames(to);
-    return this.#open(from, async ({ root, walk }) => {
+    return withOpened(this.state, from, async ({ root, walk }) => {
       const source = found(from, walk.to(treeNames(from)));
       const stem = `.nox-${randomBytes(12).toString('hex')}.tmp`;
       // Before anything is copied.
       await this.#withTarget(to, root, overwrite, source.stats, () => Promise.resolve());
-      const { disk, workspace } = this.#state;
+      const { disk, workspace } = this.state;
       try {
         if (source.stats.isFile()) await this.#copyFile(source, root, stem);
         else if (source.stats.isDirectory()) await this.#copyTree(source, stem, signal);
         else throw badPath(from, 'is no regular file and no directory');
         return await this.#withTarget(to, root, overwrite, source.stats, async (target) => {
           place(root, stem, source.stats, target, overwrite, to);
-          return this.#infoOf(target, to);
+          return infoAt(target, to);
         });
       } catch (error) {
         if (source.stats.isDirectory()) await removeTree(workspace.path, stem).catch(() => undefined);
@@ -388,7 +265,7 @@ export class Files {
 
   /** By the kernel, which shares the blocks where the file system can. */
   async #copyFile({ dir, name }: Place, root: number, stem: string): Promise<void> {
-    const { disk } = this.#state;
+    const { disk } = this.state;
     const fd = withAccess(dir, () => openFile(at(dir, name), 'read'));
     try {
       const { size } = fstatSync(fd);
@@ -401,7 +278,7 @@ export class Files {
   }
 
   async #copyTree({ names }: Place, stem: string, signal: AbortSignal): Promise<void> {
-    const { disk, workspace } = this.#state;
+    const { disk, workspace } = this.state;
     const below = names.join('/');
     const share = shareOf(await inTurn(() => usageOf(workspace.path, below)));
     if (!(await disk.take(share))) throw noRoom(disk.room, share);
@@ -412,7 +289,7 @@ export class Files {
   async makeDirectory({ path, parents = false }: Ask<'makeDirectory'>): Promise<FileInfo> {
     const names = targetNames(path);
     const make = await this.#making(names);
-    return this.#open(path, ({ walk }) => {
+    return withOpened(this.state, path, ({ walk }) => {
       const target = walk.to(names, parents ? { make } : {});
       const { dir, name, stats } = target;
       if (stats !== undefined && !(parents && stats.isDirectory())) throw exists(path);
@@ -427,13 +304,13 @@ export class Files {
           throw error;
         }
       }
-      return this.#infoOf(target, path);
+      return infoAt(target, path);
     });
   }
 
   /** For a walk that makes the directories on its way, each of which takes its room. */
   async #making(names: readonly string[]): Promise<() => void> {
-    const { disk } = this.#state;
+    const { disk } = this.state;
     await disk.ready(names.length * FILE_BYTES);
     return () => {
       takeDirectory(disk);
@@ -448,12 +325,12 @@ export class Files {
     source: BigIntStats,
     action: (target: Place) => Promise<T>,
   ): Promise<T> {
-    const { workspace } = this.#state;
+    const { workspace } = this.state;
     const walk = new Walk(workspace.shown, root, to);
     try {
       const names = targetNames(to);
       const make = await this.#making(names);
-      await this.#state.disk.still();
+      await this.state.disk.still();
       const target = walk.to(names, { keepLink: true, make });
       const { stats, name } = target;
       if (name === '.') throw badPath(to, 'is the workspace itself');
@@ -469,56 +346,6 @@ export class Files {
       walk.close();
     }
   }
-
-  /** @param explained what an error is for the client; `conflict` where all that is missing is made */
-  async #open<T>(
-    path: string,
-    action: (opened: Opened) => Promise<T> | T,
-    explained: (path: string, error: unknown) => unknown = explain,
-  ): Promise<T> {
-    const { workspace, placeholder } = this.#state;
-    placeholder.remove();
-    workspace.prepare();
-    const root = openDirectory(workspace.path);
-    const walk = new Walk(workspace.shown, root, path);
-    try {
-      return await action({ root, walk });
-    } catch (error) {
-      throw explained(path, error);
-    } finally {
-      walk.close();
-      closeSync(root);
-    }
-  }
-}
-
-/** Of a file or a directory; `dir/` is the directory. */
-const targetNames = (path: string): string[] => fileNames(path.replace(/\/+$/, ''));
-
-const KEEP = { keepLink: true } as const;
-
-function explain(path: string, error: unknown): unknown {
-  if (error instanceof NoxError) return error;
-  if (errorCode(error) === 'ENOENT') return missing(path);
-  if (errorCode(error) === 'EEXIST') return exists(path);
-  // rename(2): into itself.
-  if (errorCode(error) === 'EINVAL') return badPath(path, 'cannot be done with what stands there');
-  return conflict(path, error);
-}
-
-const missing = (path: string) => new NoxError('file_not_found', `${showPath(path)}: there is no such file`);
-const exists = (path: string) => new NoxError('already_exists', `${showPath(path)}: is there already`);
-
-function found(path: string, place: Place): Place & { readonly stats: BigIntStats } {
-  const { stats } = place;
-  if (stats === undefined) throw missing(path);
-  return { ...place, stats };
-}
-
-function openListed(path: string, place: Place): { names: readonly string[]; fd: number } {
-  const { dir, name, names, stats } = found(path, place);
-  if (!stats.isDirectory()) throw badPath(path, 'is no directory');
-  return { names, fd: withAccess(dir, () => openDirectory(at(dir, name))) };
 }
 
 /** What a file would replace. */
@@ -585,23 +412,7 @@ function place(
   });
 }
 
-/** @throws NoxError `range_not_satisfiable` */
-function cut(
-  path: string,
-  range: Fetches['read']['request']['range'],
-  size: number,
-): { start: number; end: number } {
-  if (range === undefined) return { start: 0, end: size };
-  if ('last' in range) {
-    if (range.last > 0 && size > 0) return { start: Math.max(0, size - range.last), end: size };
-  } else if (range.first < size && range.first <= (range.to ?? Infinity)) {
-    return { start: range.first, end: Math.min(size, (range.to ?? Infinity) + 1) };
-  }
-  throw new NoxError('range_not_satisfiable', `${showPath(path)}: the file has ${String(size)} bytes`);
-}
-
 const write = promisify(writeFd);
-const memoryFor = (bytes: number): Buffer => Buffer.allocUnsafeSlow(Math.min(PIECE, bytes));
 
 /** From the start of one file to the end of another. */
 async function copyBytes(from: number, to: number): Promise<void> {
@@ -615,15 +426,3 @@ async function copyBytes(from: number, to: number): Promise<void> {
     closeSync(source);
   }
 }
-
-async function* linesOf(events: AsyncIterable<WatchEvent>): AsyncGenerator<Uint8Array> {
-  for await (const event of events) yield Buffer.from(`${JSON.stringify(event)}\n`);
-}
-
-const cursorOf = (names: readonly string[]): string =>
-  Buffer.from(names.join('/'), 'latin1').toString('base64url');
-const namesOfCursor = (cursor: string): string[] =>
-  Buffer.from(cursor, 'base64url')
-    .toString('latin1')
-    .split('/')
-    .filter((name) => name !== '');

@@ -6,6 +6,9 @@ import { NoxError } from '../protocol/errors.ts';
 export const PIECE = 256 * 1024;
 const read = promisify(readFd);
 
+/** For `piecesOf`. */
+export const memoryFor = (bytes: number): Buffer => Buffer.allocUnsafeSlow(Math.min(PIECE, bytes));
+
 /**
  * The bytes of an opened file from `start` up to, not including, `end`.
  *

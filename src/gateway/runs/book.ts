@@ -53,8 +53,6 @@ export class RunBook implements RunObserver {
   readonly #watching = new Watching();
   readonly #live = new Map<string, LiveRun>();
   readonly #waitedFor = new Set<LiveRun>();
-  /** Ids of those that are not kept for a client that may go. */
-  readonly #attended = new Set<string>();
   readonly #admissions = new Map<string, Admission>();
   readonly #tidying: NodeJS.Timeout;
   #stopping = false;
@@ -239,7 +237,7 @@ export class RunBook implements RunObserver {
     this.#admissions.delete(id);
     this.#watching.ended(id);
     if (!this.#waitedFor.delete(run)) this.#options.onEnd(run);
-    this.#keeper.finish(run.record, this.#attended.delete(id));
+    this.#keeper.finish(run.record);
     this.#live.delete(id);
   }
 
@@ -254,7 +252,6 @@ export class RunBook implements RunObserver {
   }
 
   #attend(run: LiveRun, order: RunOrder): void {
-    this.#attended.add(run.record.id);
     this.#begin(run, order);
     this.#keeper.begin(run.record);
   }

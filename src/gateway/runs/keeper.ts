@@ -39,6 +39,8 @@ export interface RunOrder {
 export class RunKeeper {
   readonly #store: Store;
   readonly #log: Logger;
+  /** Runs that have not ended whose clients are there to see it. */
+  readonly #attended = new Set<string>();
   /** Runs that have begun, which are to be put into the store. */
   readonly #begun = new Map<string, RunRecord>();
   /** Those that are not in the store, and will not be: there was no room. */
@@ -86,12 +88,13 @@ export class RunKeeper {
 
   /** For a run whose client is there to see the result. */
   begin(record: RunRecord): void {
+    this.#attended.add(record.id);
     this.#begun.set(record.id, record);
     this.#writeIn(WRITE_MS);
   }
 
-  /** @param attended its client is there to see the result */
-  finish(record: RunRecord, attended: boolean): void {
+  finish(record: RunRecord): void {
+    const attended = this.#attended.delete(record.id);
     if (this.#unkept.delete(record.id)) return;
     this.#unwritten.set(record.id, record);
     for (const id of this.#unwritten.keys()) {

@@ -46,7 +46,7 @@ export const ERRORS = {
   workspace_conflict: {
     status: 409,
     retry: true,
-    hint: 'Runs of the workspace, or a call that replaces its files, are in the way: try again; give code a `filename` of its own; delete and restore with `force`, which ends the runs',
+    hint: 'Runs of the workspace, or a call that replaces its files, are in the way: try again; give code a `filename` of its own; delete and restore with `force`, which ends runs and uploads',
   },
   workspace_full: {
     status: 413,

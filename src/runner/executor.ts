@@ -19,6 +19,7 @@ import {
 import type { Outcome } from '../protocol/outcome.ts';
 import type { RunnerStatus } from '../protocol/status.ts';
 import { validator } from '../protocol/validate.ts';
+import { bounded } from './bounded.ts';
 import { checkOperation, type Handlers } from './operations.ts';
 import { executeRun, type RunContext, type RunOrder, type RunSink } from './run.ts';
 import { Slots, type SlotsOptions } from './slots.ts';
@@ -126,12 +127,10 @@ export class LocalExecutor implements Executor {
     if (this.#stopping) throw new NoxError('shutting_down', 'The server is stopping', { retryAfter: 1 });
     // Before the body: a wrong path must not cost an upload.
     pathNames(path);
-    const { workspace, placeholder, disk } = this.#options.context.workspaces.get(DEFAULT_WORKSPACE);
-    placeholder.remove();
-    const work = workspace.write(
-      path,
-      bounded(body, this.#options.maxUploadBytes, AbortSignal.any([signal, this.#closing.signal])),
-      disk,
+    const state = this.#options.context.workspaces.get(DEFAULT_WORKSPACE);
+    state.placeholder.remove();
+    const work = state.change(AbortSignal.any([signal, this.#closing.signal]), (stop) =>
+      state.workspace.write(path, bounded(body, this.#options.maxUploadBytes, stop), state.disk),
     );
     this.#track(work);
     try {
@@ -161,9 +160,7 @@ export class LocalExecutor implements Executor {
   ): Promise<Sends[Name]['answer']> {
     const handle = this.#options.handlers.send[name];
     const checked = checkOperation('send', name, request);
-    return this.#operation(name, signal, (stop) =>
-      handle(checked, bounded(body, this.#options.maxUploadBytes, stop), stop),
-    );
+    return this.#operation(name, signal, (stop) => handle(checked, body, stop));
   }
 
   async fetch<Name extends keyof Fetches>(
@@ -330,38 +327,6 @@ function lowerLimits(limits: Limits, asked: LimitsRequest | undefined): Limits {
     throw new NoxError('invalid_request', message);
   }
   return { ...limits, ...asked };
-}
-
-/** A body within its bound, that ends with its signal even while the sender is silent. */
-async function* bounded(
-  body: AsyncIterable<Uint8Array>,
-  limit: number,
-  signal: AbortSignal,
-): AsyncGenerator<Uint8Array> {
-  const aborted = Promise.withResolvers<never>();
-  aborted.promise.catch(() => undefined);
-  const onAbort = () => {
-    aborted.reject(new NoxError('cancelled', 'The upload was cancelled'));
-  };
-  if (signal.aborted) onAbort();
-  signal.addEventListener('abort', onAbort, { once: true });
-  const source = body[Symbol.asyncIterator]();
-  let bytes = 0;
-  let finished = false;
-  try {
-    for (;;) {
-      const next = await Promise.race([source.next(), aborted.promise]);
-      finished = next.done === true;
-      if (next.done === true) return;
-      bytes += next.value.length;
-      if (bytes > limit) throw new NoxError('payload_too_large', `The file has more than ${limit} bytes`);
-      yield next.value;
-    }
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-    // A sender that is silent does not hear this either: it is told, not waited for.
-    if (!finished) source.return?.().then(undefined, () => undefined);
-  }
 }
 
 /** Output that waits for its reader: above the one, the run is held up; below the other it goes on. */

@@ -1,8 +1,10 @@
 /** The operations on files and archives (protocol/files.ts), each in its workspace. */
 import { NoxError } from '../protocol/errors.ts';
 import type { FILE_ASK, FILE_FETCH, FILE_SEND } from '../protocol/files.ts';
+import { bounded } from './bounded.ts';
 import { Files } from './files.ts';
 import type { Handlers } from './operations.ts';
+import { ReadFiles } from './read-files.ts';
 import type { Workspaces } from './workspaces.ts';
 
 /** Each looks at its tree a few times a second. */
@@ -14,21 +16,38 @@ interface FileHandlers {
   readonly fetch: Pick<Handlers['fetch'], keyof typeof FILE_FETCH>;
 }
 
-export function fileHandlers(workspaces: Pick<Workspaces, 'get'>): FileHandlers {
-  const files = (id: string) => new Files(workspaces.get(id));
+/** @param maxUploadBytes NOX_MAX_UPLOAD */
+export function fileHandlers(workspaces: Pick<Workspaces, 'get'>, maxUploadBytes: number): FileHandlers {
+  const files = (id: string) => new ReadFiles(workspaces.get(id));
+  const change = <T>(
+    id: string,
+    signal: AbortSignal,
+    work: (files: Files, stop: AbortSignal) => Promise<T>,
+  ): Promise<T> => {
+    const state = workspaces.get(id);
+    return state.change(signal, (stop) => work(new Files(state), stop));
+  };
   let watches = 0;
   return {
     ask: {
       stat: (request) => files(request.workspace).stat(request),
       list: (request) => files(request.workspace).list(request),
-      remove: (request) => files(request.workspace).remove(request),
-      move: (request) => files(request.workspace).move(request),
-      copy: (request, signal) => files(request.workspace).copy(request, signal),
-      makeDirectory: (request) => files(request.workspace).makeDirectory(request),
+      remove: (request, signal) => change(request.workspace, signal, (changed) => changed.remove(request)),
+      move: (request, signal) => change(request.workspace, signal, (changed) => changed.move(request)),
+      copy: (request, signal) =>
+        change(request.workspace, signal, (changed, stop) => changed.copy(request, stop)),
+      makeDirectory: (request, signal) =>
+        change(request.workspace, signal, (changed) => changed.makeDirectory(request)),
     },
     send: {
-      write: (request, body) => files(request.workspace).write(request, body),
-      unpack: (request, body) => files(request.workspace).unpack(request, body),
+      write: (request, body, signal) =>
+        change(request.workspace, signal, (changed, stop) =>
+          changed.write(request, bounded(body, maxUploadBytes, stop)),
+        ),
+      unpack: (request, body, signal) =>
+        change(request.workspace, signal, (changed, stop) =>
+          changed.unpack(request, bounded(body, maxUploadBytes, stop)),
+        ),
     },
     fetch: {
       read: (request, signal) => files(request.workspace).read(request, signal),

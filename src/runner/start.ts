@@ -90,7 +90,7 @@ export async function startRunner(config: Config, log: Logger): Promise<StartedR
   const failed = runChecks(config, cgroup).filter((check) => !check.pass);
   if (failed.length > 0) throw new UnfitError(failed.map(explain).join('\n'));
   const context = await makeContext(config, cgroup, log);
-  const files = fileHandlers(context.workspaces);
+  const files = fileHandlers(context.workspaces, config.maxUploadBytes);
   const executor: LocalExecutor = new LocalExecutor({
     context,
     slots: { slots: config.slots, queue: config.queue, waitSeconds: config.queueWaitSeconds },

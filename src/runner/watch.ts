@@ -5,6 +5,7 @@
  * and its queue overflows when a run makes files in a loop. Looking has a fixed price: at most ENTRIES_MAX entries, and
  * at most a twentieth of the time. What comes and goes between two looks is not told.
  */
+import { fstatSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FileInfo, WatchEvent } from '../protocol/files.ts';
 import { entriesBelow, infoOf } from './entries.ts';
@@ -20,6 +21,8 @@ interface Seen {
 }
 
 /**
+ * Ends with the directory.
+ *
  * @param names of the directory
  * @param hidden names in it that are not told of
  */
@@ -50,6 +53,8 @@ export async function* changesOf(
     if (whole && !now.whole) yield { event: 'lost', path: textOf(names.join('/')) };
     ({ whole } = now);
     before = now;
+    // rmdir(2) of it: there will be nothing more.
+    if (fstatSync(dir).nlink === 0) return;
     took = performance.now() - began;
   }
 }

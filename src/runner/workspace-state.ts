@@ -1,3 +1,4 @@
+import { NoxError } from '../protocol/errors.ts';
 import type { DiskWatch } from './disk.ts';
 import { Placeholder } from './placeholder.ts';
 import type { Workspace } from './workspace.ts';
@@ -13,8 +14,8 @@ export class WorkspaceState {
   readonly disk: DiskWatch;
   /** Runs that are alive, with what ends each. */
   readonly #runs = new Set<() => void>();
-  /** Copies of it that are being made. */
-  #copies = 0;
+  /** Copies of it that are being made, and changes of its files, with what ends each. */
+  readonly #works = new Set<() => void>();
   #used = performance.now();
   readonly #waiting: (() => void)[] = [];
 
@@ -32,22 +33,46 @@ export class WorkspaceState {
    * @returns to be called when nothing of the run is alive
    */
   enter(end: () => void): () => void {
-    // One function may come twice, each entry counts.
-    const run = () => {
-      end();
-    };
-    this.#runs.add(run);
-    return () => {
-      this.#runs.delete(run);
-      this.#left();
-    };
+    return this.#count(this.#runs, end);
   }
 
   /** Counts a copy of it that is being made; @returns to be called at its end */
   use(): () => void {
-    this.#copies += 1;
+    return this.#count(this.#works, () => undefined);
+  }
+
+  /**
+   * Counts a change of its files while it is under way, so that no workspace is taken away under one.
+   *
+   * @param work is given what is aborted with `signal`, and when the workspace is being taken away
+   * @throws NoxError `workspace_conflict` where that has cut it short
+   */
+  async change<T>(signal: AbortSignal, work: (stop: AbortSignal) => Promise<T>): Promise<T> {
+    const taken = new AbortController();
+    const leave = this.#count(this.#works, () => {
+      taken.abort();
+    });
+    try {
+      return await work(AbortSignal.any([signal, taken.signal]));
+    } catch (error) {
+      if (!taken.signal.aborted || (error as NoxError).code !== 'cancelled') throw error;
+      throw new NoxError(
+        'workspace_conflict',
+        `workspace: ${JSON.stringify(this.id)} is being restored or deleted`,
+      );
+    } finally {
+      leave();
+    }
+  }
+
+  #count(those: Set<() => void>, end: () => void): () => void {
+    // One function may come twice, each entry counts.
+    const entry = () => {
+      end();
+    };
+    those.add(entry);
     return () => {
-      this.#copies -= 1;
+      those.delete(entry);
       this.#left();
     };
   }
@@ -56,14 +81,14 @@ export class WorkspaceState {
     return this.#runs.size;
   }
 
-  /** Runs and copies. */
+  /** Runs, copies and changes. */
   get live(): number {
-    return this.#runs.size + this.#copies;
+    return this.#runs.size + this.#works.size;
   }
 
-  /** Ends its runs; resolves when none is alive, and no copy is being made. */
+  /** Ends its runs and changes; resolves when none is alive, and no copy is being made. */
   async end(): Promise<void> {
-    for (const run of this.#runs) run();
+    for (const end of [...this.#runs, ...this.#works]) end();
     if (this.live > 0)
       await new Promise<void>((resolve) => {
         this.#waiting.push(resolve);

@@ -5,8 +5,8 @@
  * they are, and are not told the id.
  *
  * What takes the files of a workspace away (its deletion, a restore) waits for no run: it is refused while runs are
- * alive, or ends them first when it is told to (`force`). New ones are refused meanwhile. A clone and a snapshot are
- * made beside live runs, and show each file as it was at some moment in between.
+ * alive or files are being changed, or ends them first when it is told to (`force`). New ones are refused meanwhile. A
+ * clone and a snapshot are made beside live runs, and show each file as it was at some moment in between.
  */
 import { randomBytes } from 'node:crypto';
 import { closeSync, mkdirSync, readdirSync } from 'node:fs';
@@ -207,7 +207,7 @@ export class Workspaces {
     );
   }
 
-  /** @throws NoxError `workspace_conflict` while runs are alive in it, unless `force` */
+  /** @throws NoxError `workspace_conflict` while something is under way in it, unless `force` */
   async remove(id: string, force: boolean): Promise<void> {
     if (id === DEFAULT_WORKSPACE)
       throw new NoxError('invalid_request', 'workspace: the default one cannot be deleted; remove its files');
@@ -400,7 +400,7 @@ export class Workspaces {
     }
   }
 
-  /** While a workspace is taken away from runs: those that are alive end, if they may be ended. */
+  /** While a workspace is taken away: what is under way in it ends, if it may be ended. */
   async #alone(kept: Kept, force: boolean, work: () => Promise<void>): Promise<void> {
     const { id } = kept;
     this.#checkOpen(id);
@@ -408,7 +408,7 @@ export class Workspaces {
     if (state.live > 0 && !force)
       throw new NoxError(
         'workspace_conflict',
-        `workspace: ${String(state.live)} runs or copies are under way in ${JSON.stringify(id)}; wait for them, or say \`force\` to end the runs`,
+        `workspace: ${String(state.live)} runs, uploads or copies are under way in ${JSON.stringify(id)}; wait for them, or say \`force\` to end runs and uploads`,
       );
     this.#closed.add(id);
     try {

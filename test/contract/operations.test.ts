@@ -4,6 +4,7 @@ import { readdirSync, readFileSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { gzipSync } from 'node:zlib';
 import { pino } from 'pino';
 import { parseConfig } from '../../src/config.ts';
 import { NoxError, type ErrorCode } from '../../src/protocol/errors.ts';
@@ -44,6 +45,18 @@ const never = new AbortController().signal;
 const workspace = 'default';
 const owner = 'admin';
 const rejectsWith = (code: ErrorCode) => (error: unknown) => error instanceof NoxError && error.code === code;
+/** A body that says nothing more after its first piece, as long as anybody listens. */
+function held(first: Uint8Array): AsyncIterable<Uint8Array> & { readonly asked: Promise<undefined> } {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  return {
+    asked: promise,
+    async *[Symbol.asyncIterator]() {
+      yield first;
+      resolve(undefined);
+      await sleep(60_000, undefined, { ref: false });
+    },
+  };
+}
 const openDescriptors = () => readdirSync('/proc/self/fd').length;
 
 for (const [name, open] of Object.entries(TRANSPORTS))
@@ -218,6 +231,54 @@ for (const [name, open] of Object.entries(TRANSPORTS))
       const [, result] = await run('dd if=/dev/zero of=f bs=1M count=64; sleep 60', 'small');
       assert.deepEqual([result.outcome, result.limit?.value], ['disk_limit', 2 ** 20]);
       await executor.ask('workspaceRemove', { workspace: 'small' }, never);
+    });
+
+    for (const what of ['write', 'append', 'tar.gz', 'zip'] as const)
+      test(`a workspace with an upload under way (${what}): not deleted, unless that may be ended`, async () => {
+        await executor.ask('workspaceCreate', { id: 'up', owner }, never);
+        const body = held(what === 'tar.gz' ? gzipSync('begun').subarray(0, 12) : Buffer.from('begun'));
+        const target = { workspace: 'up', path: 'made/file' };
+        const upload =
+          what === 'write' || what === 'append'
+            ? executor.send('write', { ...target, append: what === 'append' }, body, never)
+            : executor.send('unpack', { ...target, format: what }, body, never);
+        const ended = assert.rejects(upload, rejectsWith('workspace_conflict'));
+        await body.asked;
+        await assert.rejects(
+          () => executor.ask('workspaceRemove', { workspace: 'up' }, never),
+          rejectsWith('workspace_conflict'),
+        );
+        await executor.ask('workspaceRemove', { workspace: 'up', force: true }, never);
+        await ended;
+        assert.deepEqual(
+          readdirSync(join(dir, 'workspaces')).filter(
+            (id) => id !== 'default' && id !== 'one' && id !== 'two',
+          ),
+          [],
+        );
+        // Its id is free again.
+        await executor.ask('workspaceCreate', { id: 'up', owner }, never);
+        const { entries } = await executor.ask('list', { workspace: 'up', path: '' }, never);
+        assert.deepEqual(entries, []);
+        await executor.ask('workspaceRemove', { workspace: 'up' }, never);
+      });
+
+    test('an upload of the four calls that is under way while all files are replaced', async () => {
+      const { id } = await executor.ask('snapshotCreate', { workspace }, never);
+      const body = held(Buffer.from('begun'));
+      const upload = executor.put({ id: 'contract', path: 'late' }, body, never);
+      const ended = assert.rejects(upload, rejectsWith('workspace_conflict'));
+      await body.asked;
+      const restore = (force: boolean) =>
+        executor.ask('snapshotRestore', { workspace, snapshot: id, force }, never);
+      await assert.rejects(() => restore(false), rejectsWith('workspace_conflict'));
+      await restore(true);
+      await ended;
+      assert.deepEqual(
+        readdirSync(sandbox).filter((name) => name === 'late' || name.startsWith('.nox-')),
+        [],
+      );
+      await executor.ask('snapshotRemove', { workspace, snapshot: id }, never);
     });
 
     test('a workspace with a live run: not deleted, unless the run may be ended', async () => {

@@ -547,3 +547,22 @@ test('watch tells what comes, changes and goes', async () => {
   await sleep(0);
   assert.equal(openDescriptors(), before);
 });
+
+test('a watch ends with its directory', async () => {
+  await write('d/e/f', 'x');
+  const before = openDescriptors();
+  const { body } = await bench.files.watch(
+    { workspace, path: 'd', recursive: true },
+    AbortSignal.timeout(10_000),
+    () => undefined,
+  );
+  const events: string[] = [];
+  for await (const line of body) {
+    const { event, path } = JSON.parse(Buffer.from(line).toString()) as WatchEvent;
+    events.push(`${event} ${path}`);
+    if (event === 'ready') rmSync(on('d'), { recursive: true });
+  }
+  assert.deepEqual(events, ['ready d', 'removed d/e', 'removed d/e/f']);
+  await sleep(0);
+  assert.equal(openDescriptors(), before);
+});

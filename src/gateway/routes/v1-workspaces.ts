@@ -136,7 +136,8 @@ export function workspaceRoutes(app: FastifyInstance, executor: Executor): void 
     ...common,
     method: 'DELETE',
     url: '/v1/workspaces/:id',
-    summary: 'Delete a workspace with its snapshots; `force` ends the runs that are alive in it',
+    summary:
+      'Delete a workspace with its snapshots; `force` ends the runs and uploads that are under way in it',
     params: WorkspaceParams,
     query: closed({ force: Force }),
     answers: { 204: Type.Null() },
@@ -204,7 +205,7 @@ export function workspaceRoutes(app: FastifyInstance, executor: Executor): void 
     ...common,
     method: 'POST',
     url: '/v1/workspaces/:id/snapshots/:snapshot/restore',
-    summary: 'Replace all files by those of a snapshot; `force` ends the runs that are alive',
+    summary: 'Replace all files by those of a snapshot; `force` ends the runs and uploads that are under way',
     params: SnapshotParams,
     body: closed({ force: Force }),
     answers: { 204: Type.Null() },

@@ -272,7 +272,8 @@ export class LocalExecutor implements Executor {
       for await (const event of this.run({ id: 'self-test', program }, this.#closing.signal))
         if (event.type === 'end') return;
     } catch {
-      // A full queue or a stop: the runs of others will tell. A failure has been judged where it was caught.
+      // A full queue, or a workspace that is full or being restored, says nothing.
+      if (!this.#health.ok) this.#judge('broken');
     }
   }
 }

@@ -26,7 +26,7 @@ const SAMPLE_MS = 50;
 /** What the runs of one runner share. */
 export interface RunContext {
   readonly launcher: Launcher;
-  readonly workspaces: Pick<Workspaces, 'get' | 'close'>;
+  readonly workspaces: Pick<Workspaces, 'get' | 'close' | 'shown'>;
   readonly python: string;
   readonly runtimes: Runtimes;
   newMeter(limits: Limits): Meter;
@@ -93,7 +93,7 @@ export async function executeRun(
 function placeOf({ workspaces }: RunContext, { workspace }: RunRequest): Place {
   if (workspace === undefined) return workspaces.get(DEFAULT_WORKSPACE);
   if ('id' in workspace) return workspaces.get(workspace.id);
-  return { group: workspace.scratch, at: workspaces.get(DEFAULT_WORKSPACE).workspace.shown };
+  return { group: workspace.scratch, at: workspaces.shown };
 }
 
 async function executeIn(

@@ -14,7 +14,7 @@ export class WorkspaceState {
   readonly disk: DiskWatch;
   /** Runs that are alive, with what ends each. */
   readonly #runs = new Set<() => void>();
-  /** Copies of it that are being made, and changes of its files, with what ends each. */
+  /** Copies of it that are being made or removed, and changes of its files, with what ends each. */
   readonly #works = new Set<() => void>();
   #used = performance.now();
   readonly #waiting: (() => void)[] = [];
@@ -36,7 +36,7 @@ export class WorkspaceState {
     return this.#count(this.#runs, end);
   }
 
-  /** Counts a copy of it that is being made; @returns to be called at its end */
+  /** Counts a copy of it that is being made or removed; @returns to be called at its end */
   use(): () => void {
     return this.#count(this.#works, () => undefined);
   }

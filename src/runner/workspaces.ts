@@ -63,10 +63,14 @@ export class Workspaces {
   readonly #housekeeping: NodeJS.Timeout;
   readonly #now: () => number;
 
+  /** Where the runs of each see its files. */
+  readonly shown: string;
+
   /** @throws for a directory that cannot be made or written */
   constructor(options: WorkspacesOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
+    this.shown = options.sandbox;
     this.#shelf = new Shelf(options.dir, options.onFault);
     this.#kept = new Map(this.#shelf.load().map((kept) => [kept.id, kept]));
     if (!this.#kept.has(DEFAULT_WORKSPACE)) {
@@ -109,13 +113,13 @@ export class Workspaces {
       known.touch();
       return known;
     }
-    const { sandbox, limitBytes, onFault } = this.#options;
+    const { limitBytes, onFault } = this.#options;
     const path = this.#pathOf(id);
     const disk = new DiskWatch(path, quotaBytes ?? limitBytes, (error) => {
       // A workspace that has gone meanwhile has no size.
       if (this.#states.get(id)?.disk === disk) onFault(error);
     });
-    const state = new WorkspaceState(id, new Workspace(path, sandbox), disk);
+    const state = new WorkspaceState(id, new Workspace(path, this.shown), disk);
     this.#states.set(id, state);
     return state;
   }
@@ -177,11 +181,12 @@ export class Workspaces {
     }
   }
 
-  /** @throws NoxError `quota_exceeded`, `invalid_request` */
+  /** @throws NoxError `quota_exceeded`, `invalid_request`, `workspace_conflict` while it is made, restored or deleted */
   async update({ workspace, ownerBytes, ...change }: Request<'workspaceUpdate'>): Promise<WorkspaceInfo> {
     if (ownerBytes !== undefined && change.quotaBytes !== undefined)
       await this.#checkShrunk(this.#find(workspace), change.quotaBytes);
     const before = this.#find(workspace);
+    this.#checkOpen(workspace);
     if (workspace === DEFAULT_WORKSPACE && change.expires !== undefined && change.expires !== null)
       throw new NoxError('invalid_request', 'expires: the default workspace stays');
     const kept = { ...before, ...change };
@@ -305,10 +310,14 @@ export class Workspaces {
   /** @throws NoxError `snapshot_not_found` */
   async removeSnapshot(id: string, snapshot: string): Promise<void> {
     this.#findSnapshot(id, snapshot);
-    this.#checkOpen(id);
-    const gone = this.#shelf.removeSnapshot(id, snapshot);
-    this.#snapshots -= 1;
-    await gone;
+    const leave = this.get(id).use();
+    try {
+      const gone = this.#shelf.removeSnapshot(id, snapshot);
+      this.#snapshots -= 1;
+      await gone;
+    } finally {
+      leave();
+    }
   }
 
   /** Deletes what has expired, when its runs have ended, and forgets the state of what nobody uses. */

@@ -2,6 +2,7 @@
  * Sends requests of test/fuzz/requests.ts to a real server, several at a time, and holds every answer against the
  * document; then looks whether the server is as it was before.
  */
+import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { Agent, request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
@@ -148,7 +149,7 @@ class Fuzzer {
     if (reply === undefined) return;
     this.#answers.set(reply.status, (this.#answers.get(reply.status) ?? 0) + 1);
     const text = reply.body.toString();
-    const told = this.#told(text);
+    const told = this.#told(reply);
     if (told !== undefined) fault(`tells ${told}: ${text.slice(0, 300)}`);
     const code = codeOf(reply);
     if (reply.status >= 500 && reply.status !== 503) fault(`${reply.status}: ${text.slice(0, 300)}`);
@@ -258,10 +259,13 @@ class Fuzzer {
   }
 
   /** What no client is to see: where the server's program and state are, and how it is called inside. */
-  #told(text: string): string | undefined {
-    const state = join(this.#server.workspace, '..', 'state');
-    const inside = [state, join(process.cwd(), 'dist'), 'node:internal'];
-    return inside.find((each) => text.includes(each)) ?? /\n +at .+:\d+:\d+/.exec(text)?.[0];
+  #told({ status, headers, body }: Reply): string | undefined {
+    const text = body.toString();
+    const inside = [join(this.#server.workspace, '..', 'state'), join(process.cwd(), 'dist')];
+    // The trace of a client's own program is the client's.
+    const ran = status < 400 || headers['nox-outcome'] !== undefined;
+    const trace = ran ? undefined : /node:internal|(\n|\\n) +at .+:\d+:\d+/.exec(text)?.[0];
+    return inside.find((each) => text.includes(each)) ?? trace;
   }
 
   #sizes(): readonly Size[] {
@@ -271,9 +275,9 @@ class Fuzzer {
   /** What Nox was writing, in every workspace and snapshot. */
   #unfinished(): string[] {
     const dir = join(this.#server.workspace, '..');
-    // What goes while it is listed is not left.
-    const list = () => readdirSync(dir, { recursive: true, encoding: 'latin1' });
-    return list().filter((path) => /(^|\/)\.nox-[0-9a-f]{24}\.(tmp|redo)$/.test(path));
+    // What goes while it is listed is not left, whatever find(1) says of it.
+    const { stdout } = spawnSync('/usr/bin/find', [dir, '-name', '.nox-*'], { encoding: 'latin1' });
+    return stdout.split('\n').filter((path) => /\/\.nox-[0-9a-f]{24}\.(tmp|redo)$/.test(path));
   }
 
   #descendants(): number {

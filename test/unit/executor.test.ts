@@ -153,16 +153,23 @@ let executor: LocalExecutor;
 
 interface Setting {
   readonly slots?: number;
+  /** Of each workspace, in its place. */
+  readonly refusal?: () => NoxError | undefined;
   readonly disk?: DiskWatch;
 }
 
-function make({ slots = 1, disk: watched = disk }: Setting = {}): LocalExecutor {
+function make({ slots = 1, disk: watched = disk, refusal }: Setting = {}): LocalExecutor {
   const state = new WorkspaceState('default', new Workspace(dir), watched);
   return new LocalExecutor({
     context: {
       launcher,
       workspaces: {
-        get: () => state,
+        get: () => {
+          const error = refusal?.();
+          if (error !== undefined) throw error;
+          return state;
+        },
+        shown: dir,
         close: () => {
           state.placeholder.remove();
         },
@@ -295,6 +302,12 @@ async function emptied(): Promise<void> {
 }
 
 describe('LocalExecutor.run', () => {
+  test('a scratch workspace needs no other one', async () => {
+    executor = make({ refusal: () => new NoxError('workspace_conflict', 'being restored') });
+    assert.equal(await toldOf(new Call()), 'workspace_conflict');
+    assert.equal((await runTo(ended(0), { ...COMMAND, workspace: { scratch: 'group' } })).outcome, 'ok');
+  });
+
   test('what is printed comes as it is printed, then exactly one end', async () => {
     const call = new Call();
     const run = await launched();
@@ -801,6 +814,22 @@ describe('health', () => {
     mock.timers.tick(1000);
     await quiet();
     launcher.failure = undefined;
+    mock.timers.tick(1000);
+    (await launched(2)).end();
+    await quiet();
+    assert.equal((await executor.health()).ok, true);
+  });
+
+  test('it goes on trying while the workspace of the try is being restored', async () => {
+    let refusal: NoxError | undefined;
+    executor = make({ refusal: () => refusal });
+    mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+    await runTo(BROKEN);
+    refusal = new NoxError('workspace_conflict', 'being restored');
+    mock.timers.tick(1000);
+    await quiet();
+    assert.equal((await executor.health()).ok, false);
+    refusal = undefined;
     mock.timers.tick(1000);
     (await launched(2)).end();
     await quiet();

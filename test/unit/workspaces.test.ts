@@ -261,6 +261,24 @@ describe('workspaces', () => {
     assert.ok(!existsSync(filesOf('x')));
   });
 
+  test('what is being copied, or is a snapshot that is being removed: waited for', async () => {
+    await workspaces.create({ owner, id: 'x' });
+    for (let n = 0; n < 2000; n += 1) put('x', `f${String(n)}`, 'x');
+    const { id } = await workspaces.snapshot({ workspace: 'x' }, never);
+    const cloning = workspaces.clone({ workspace: 'x', id: 'y', owner }, never);
+    await assert.rejects(
+      () => workspaces.update({ workspace: 'y', label: 'too early' }),
+      rejectsWith('workspace_conflict'),
+    );
+    const removing = workspaces.removeSnapshot('x', id);
+    await assert.rejects(() => workspaces.remove('x', false), rejectsWith('workspace_conflict'));
+    await workspaces.remove('x', true);
+    await removing;
+    await cloning;
+    await workspaces.remove('y', false);
+    assert.deepEqual(readdirSync(join(dir, 'workspaces')), ['default']);
+  });
+
   test('trees without permissions, of 5,000 levels and of links out are deleted, and nothing else', async () => {
     await workspaces.create({ owner, id: 'x' });
     writeFileSync(join(dir, 'outside'), 'outside');

@@ -116,7 +116,7 @@ export function workspaceRoutes(app: FastifyInstance, executor: Executor): void 
     params: WorkspaceParams,
     body: WorkspaceChange,
     answers: { 200: Workspace },
-    errors: ['quota_exceeded', ...EXISTING],
+    errors: ['quota_exceeded', 'workspace_conflict', ...EXISTING],
     handler: async ({ params: { id }, body, principal, request, reply }) => {
       requireWorkspace(principal, id);
       request.ending.subject = () => ({ workspace: id });

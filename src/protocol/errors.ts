@@ -139,11 +139,18 @@ export class NoxError extends Error {
   readonly code: ErrorCode;
   /** Seconds after which to try again, where that can be said. */
   readonly retryAfter: number | undefined;
+  /** Of `runner_unavailable`: the runner has not heard of the call, which can be made again. */
+  readonly unsent: boolean;
 
   /** `message` goes to the client; `cause` goes to the log only. */
-  constructor(code: ErrorCode, message: string, options: { cause?: unknown; retryAfter?: number } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { cause?: unknown; retryAfter?: number; unsent?: boolean } = {},
+  ) {
     super(message, options.cause === undefined ? {} : { cause: options.cause });
     this.code = code;
     this.retryAfter = options.retryAfter;
+    this.unsent = options.unsent === true;
   }
 }

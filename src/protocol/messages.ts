@@ -161,7 +161,10 @@ export const RunInput = Type.Union([
 ]);
 export type RunInput = Static<typeof RunInput> | { readonly type: 'stdin'; readonly data: Uint8Array };
 
-/** `started` comes first, when a run with `output: 'all'` has its slot; `output` zero or more times, `end` once, last. */
+/**
+ * `started` comes first, when a run with `output: 'all'` has its slot, before anything of it runs; of another run when it
+ * has run for a while. `output` zero or more times, `end` once, last.
+ */
 export type RunEvent =
   | { readonly type: 'started' }
   | { readonly type: 'output'; readonly stream: StreamName; readonly data: Uint8Array }

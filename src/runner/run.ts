@@ -136,6 +136,8 @@ class Run {
   readonly #sink: RunSink;
   readonly #streams: Streams;
   readonly #began = performance.now();
+  /** Whoever reads the events knows that it has begun. */
+  #told: boolean;
   #compiledAt: number | undefined;
   #timeout: NodeJS.Timeout | undefined;
   #cause: ImposedCause | undefined;
@@ -147,6 +149,7 @@ class Run {
     this.#order = order;
     this.#sink = sink;
     const { request, limits } = order;
+    this.#told = request.output === 'all';
     const kept = request.output === 'all' ? Infinity : limits.outputBytes;
     const emit = (event: RunEvent) => {
       sink.push(event);
@@ -258,6 +261,8 @@ class Run {
 
   #sample(meter: Meter, pids: readonly number[], impose: (cause: ImposedCause) => void): void {
     if (pids.length === 0) return;
+    if (!this.#told) this.#sink.push({ type: 'started' });
+    this.#told = true;
     const sample = meter.sample(pids);
     const { limits } = this.#order;
     if (sample.cpuSeconds > limits.cpuSeconds) impose('cpu_limit');

@@ -76,7 +76,7 @@ class Pool {
       await once(socket, 'connect', { signal });
     } catch (cause) {
       socket.destroy();
-      throw broken(signal, 'The gateway cannot reach the runner', cause);
+      throw broken(signal, 'The gateway cannot reach the runner', { cause, unsent: true });
     }
     socket.on('error', () => undefined);
     socket.once('close', () => {
@@ -318,9 +318,9 @@ function parseError(frame: Frame): NoxError {
 function broken(
   signal: AbortSignal,
   message = 'The runner ended the connection without an answer',
-  cause?: unknown,
+  options: { readonly cause?: unknown; readonly unsent?: boolean } = {},
 ): NoxError {
   return signal.aborted
     ? new NoxError('cancelled', 'The call was cancelled')
-    : new NoxError('runner_unavailable', message, { cause });
+    : new NoxError('runner_unavailable', message, options);
 }

@@ -7,6 +7,7 @@ import { createServer, type IncomingHttpHeaders } from 'node:http';
 import { connect, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   eventually,
   makeDirectory,
@@ -102,6 +103,31 @@ test('runner killed -9 with 20 runs alive of every kind: each is told by name, n
     assert.equal((await ended(again, id))['stdout'], 'new\n');
     assert.equal(textIn(again, 'begun'), 'begun\n'.repeat(20));
     assert.equal(sleeping(seconds), 0);
+  }));
+
+test('runner killed -9 under a batch: what has begun does not run again, what has not waits for the next runner', () =>
+  withServer({ split: true, env: { NOX_SLOTS: '2', NOX_QUEUE_WAIT: '30' } }, async (server) => {
+    const seconds = mark();
+    const item = (n: number) =>
+      n < 3
+        ? sh(`echo ${String(n)} >> begun; sleep ${seconds}`, { workspace })
+        : sh(`echo ${String(n)} >> begun`, { workspace });
+    const body = { runs: [0, 1, 2, 3, 4].map(item) };
+    const answer = call(server, 'POST', '/v1/batch', body);
+    await eventually('two run', () => sleeping(seconds) === 2);
+    await kill(server, 'runner');
+    await eventually('they are not alive', () => sleeping(seconds) === 0);
+    // What is begun now finds no runner.
+    await sleep(500);
+    const again = await restart(server, 'runner');
+    const results = (await answer).body['results'] as { error?: Json; run?: Json }[];
+    // The third was with the runner, which nobody can ask any more whether it had begun it.
+    const lost = Array.from({ length: 3 }, () => 'runner_unavailable');
+    assert.deepEqual(
+      results.map(({ error, run: ran }) => error?.['code'] ?? ran?.['outcome']),
+      [...lost, 'ok', 'ok'],
+    );
+    assert.equal(textIn(again, 'begun').split('\n').sort().join(''), '0134');
   }));
 
 test('gateway killed -9 with runs whose clients wait: they end by name, a key is not run twice', () =>

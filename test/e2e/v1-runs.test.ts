@@ -379,6 +379,45 @@ describe('faults', () => {
       assert.equal(((await call('GET', '/v1/runs', undefined, {}, again)).body['runs'] as Json[]).length, 14);
     }));
 
+  test('the list, its filter and the run itself say the same: what runs is running, what waits is queued', () =>
+    withServer({ split: true, env: { NOX_SLOTS: '1' } }, async (own) => {
+      const seconds = mark();
+      const stop = new AbortController();
+      const begin = (body: Json) => {
+        const answer = fetch(`${own.url}/v1/runs`, {
+          method: 'POST',
+          headers: { authorization: `Bearer ${own.token}` },
+          body: JSON.stringify(body),
+          signal: stop.signal,
+        });
+        answer.catch(() => undefined);
+      };
+      const seen = async (filter: string) => {
+        const { body } = await call('GET', `/v1/runs?${filter}`, undefined, {}, own);
+        return (body['runs'] as Json[]).map(({ id, state, startedAt }) => [id, state, startedAt !== null]);
+      };
+      begin(sh(`sleep ${seconds}`));
+      await eventually('one runs', async () => (await seen('state=running')).length === 1);
+      begin(sh('echo later'));
+      await run(sh('echo last', { background: true }), {}, own);
+      await eventually('two wait', async () => (await seen('state=queued')).length === 2);
+      const all = await seen('');
+      assert.deepEqual(
+        all.map(([, state, started]) => [state, started]),
+        [
+          ['queued', false],
+          ['queued', false],
+          ['running', true],
+        ],
+      );
+      for (const [id, state] of all)
+        assert.equal((await call('GET', `/v1/runs/${String(id)}`, undefined, {}, own)).body['state'], state);
+      assert.deepEqual(await seen('state=ended'), []);
+      assert.deepEqual(await seen('state=running'), all.slice(2));
+      stop.abort();
+      await eventually('all have ended', async () => (await seen('state=ended')).length === 3);
+    }));
+
   test('runner killed -9 with 20 runs alive: each is answered by name, and the next runner takes up what waits', () =>
     withServer({ split: true, env: { ...env, NOX_SLOTS: '20' } }, async (own) => {
       const seconds = mark();

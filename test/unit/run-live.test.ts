@@ -52,6 +52,22 @@ describe('a run whose client waits', () => {
     assert.throws(() => made.book.record(fourth, somebody), { code: 'run_not_found' });
   });
 
+  test('one that may wait: tried again where its runner has not heard of it, not where that was lost', async () => {
+    const tried = async (unsent: boolean) => {
+      let tries = 0;
+      const made = make(async function* () {
+        await Promise.resolve();
+        tries += 1;
+        if (tries === 1) throw new NoxError('runner_unavailable', 'Away', { unsent });
+        yield* quick();
+      });
+      const { run } = await made.book.wait(order({ output: 'bounded' }), never, 10_000);
+      return [tries, run.failure?.code, run.record.result?.outcome];
+    };
+    assert.deepEqual(await tried(true), [2, undefined, 'ok']);
+    assert.deepEqual(await tried(false), [1, 'runner_unavailable', undefined]);
+  });
+
   test('what a crash finds of it: nothing of the last moment, else that it was cut off', async () => {
     const first = make(forever);
     void first.book.wait(order(), never);

@@ -13,7 +13,6 @@ import type { Principal } from '../principal.ts';
 import type { Quota } from '../quota.ts';
 import { addRoute, closed, PAGE_DEFAULT, PageQuery, type Call } from '../route.ts';
 import type { RunBook } from '../runs/book.ts';
-import { recordOf } from '../runs/keeper.ts';
 import type { LiveRun } from '../runs/live.ts';
 import { PlaceError } from '../runs/log.ts';
 import { viewOf } from '../runs/record.ts';
@@ -131,7 +130,7 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     handler: ({ principal, query }) => {
       const { limit = PAGE_DEFAULT, after, ...filter } = query;
       const { runs, next } = book.page(principal, filter, limit, after);
-      return { runs: runs.map((row) => viewOf(recordOf(row, undefined))), next };
+      return { runs: runs.map(viewOf), next };
     },
   });
 

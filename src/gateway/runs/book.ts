@@ -12,7 +12,7 @@ import type { StreamName } from '../../protocol/messages.ts';
 import { BoundedOutput } from '../../protocol/output.ts';
 import { ADMIN, type Principal } from '../principal.ts';
 import type { Admission } from '../quota.ts';
-import type { RunPage, Runs } from '../store/runs.ts';
+import type { RunFilter } from '../store/runs.ts';
 import type { Store } from '../store/store.ts';
 import { Background } from './background.ts';
 import { linesOf, outputOf } from './events.ts';
@@ -29,6 +29,13 @@ const RETRY_MS = 100;
 const TIDY_MS = 10 * 60_000;
 /** In this time a run that was told to end has ended. */
 const CLEANUP_MS = 5000;
+
+type Filter = Omit<RunFilter, 'ended'> & { readonly state?: RunRecord['state'] | undefined };
+interface Page {
+  readonly runs: readonly RunRecord[];
+  /** The `after` of the next page, null at the end. */
+  readonly next: string | null;
+}
 
 export type Output = Readonly<Record<StreamName, Uint8Array[]>>;
 
@@ -151,10 +158,15 @@ export class RunBook implements RunObserver {
     return this.#keeper.unwritten(id) ?? recordOf(row, runs.result(id));
   }
 
-  /** See Runs.page. */
-  page(...asked: Parameters<Runs['page']>): RunPage {
+  /** See Runs.page. Of those that are alive it is known here which have begun. */
+  page(principal: Principal, { state, ...others }: Filter, limit: number, after?: string): Page {
     this.#keeper.write();
-    return this.#options.store.runs.page(...asked);
+    const filter = state === undefined ? others : { ...others, ended: state === 'ended' };
+    const { runs, next } = this.#options.store.runs.page(principal, filter, limit, after);
+    const records = runs.map(
+      (row) => this.#live.get(row.id)?.record ?? this.#keeper.unwritten(row.id) ?? recordOf(row, undefined),
+    );
+    return { runs: records.filter((record) => state === undefined || record.state === state), next };
   }
 
   /** One that has not ended. @throws NoxError `run_not_found`, `run_ended` */

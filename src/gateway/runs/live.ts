@@ -19,7 +19,7 @@ const INPUT_BYTES = 1024 * 1024;
 const PIECE_COSTS = 512;
 /** Below it whoever waits for room goes on. */
 const ROOM_BYTES = 256 * 1024;
-/** Neither is the fault of the run, nor of its request: the same may be tried again. */
+/** None is the fault of the run, nor of its request, and it has not begun: the same may be tried again. */
 const NOT_YET = new Set(['queue_full', 'queue_timeout', 'runner_unavailable', 'shutting_down']);
 
 /** Whoever keeps its record. */
@@ -96,7 +96,9 @@ export class LiveRun {
       throw new NoxError('runner_unavailable', 'The runner gave no result');
     } catch (error) {
       const known = asNoxError(error);
-      const begun = this.record.startedAt !== null;
+      // Of one that does not tell its beginning nobody knows, when its runner is lost.
+      const lost = known.code === 'runner_unavailable' && !known.unsent && this.request.output !== 'all';
+      const begun = lost || this.record.startedAt !== null;
       if (!begun && this.#why === undefined && NOT_YET.has(known.code) && mayWait(known)) return false;
       this.#end(known);
       return true;
@@ -130,6 +132,7 @@ export class LiveRun {
   }
 
   #start(): void {
+    if (this.record.state !== 'queued') return;
     this.record = { ...this.record, state: 'running', startedAt: this.#now() };
     this.#observer.started(this);
     this.#sink.started();
@@ -162,10 +165,10 @@ export class LiveRun {
       // The runner says that it ended it; why it did, is known here.
       if (how.outcome === 'cancelled' && why === 'stopped')
         return { outcome: 'sandbox_error', reason: REASONS.stopped };
-      // Whoever waits for the end is not told of the beginning.
+      // Whoever waits for the end is told of the beginning late, or not at all.
       const { startedAt, createdAt } = this.record;
       const began = Math.max(createdAt, Math.round(endedAt - how.usage.wallSeconds * 1000));
-      return { result: how, startedAt: startedAt ?? began };
+      return { result: how, startedAt: Math.min(startedAt ?? began, began) };
     }
     // The runner gives no result to whoever has cancelled.
     if (why === 'client' || why === 'abandoned') return { outcome: 'cancelled', reason: REASONS[why] };

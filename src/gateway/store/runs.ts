@@ -55,12 +55,19 @@ export interface RunRecord {
 }
 
 export interface RunFilter {
-  readonly state?: RunState | undefined;
+  readonly ended?: boolean | undefined;
   readonly outcome?: Outcome | undefined;
   readonly runtime?: string | undefined;
   readonly workspace?: string | undefined;
 }
-const FILTERS = ['state', 'outcome', 'runtime', 'workspace'] as const;
+/** As expressions. */
+const FILTERS = {
+  ended: '(ended IS NOT NULL)',
+  outcome: 'outcome',
+  runtime: 'runtime',
+  workspace: 'workspace',
+} as const;
+export type FilterName = keyof typeof FILTERS;
 
 export interface RunPage {
   readonly runs: readonly RunRecord[];
@@ -180,8 +187,8 @@ export class Runs {
   page(principal: Principal, filter: RunFilter, limit: number, after?: string): RunPage {
     const owner = principal.scopes.has('admin') ? [] : [principal.id];
     const before = after === undefined ? Number.MAX_SAFE_INTEGER : (this.#position.get(after)?.['n'] ?? 0);
-    const names = FILTERS.filter((name) => filter[name] !== undefined);
-    const values = names.map((name) => filter[name] ?? null);
+    const names = (Object.keys(FILTERS) as FilterName[]).filter((name) => filter[name] !== undefined);
+    const values = names.map((name) => (name === 'ended' ? Number(filter.ended) : (filter[name] ?? null)));
     const query = this.#query(pageSql(owner.length > 0, names));
     const runs = query.all(...owner, before, ...values, limit + 1).map(toRecord);
     if (runs.length > limit) return { runs: runs.slice(0, limit), next: runs[limit - 1]?.id ?? null };
@@ -232,10 +239,10 @@ export class Runs {
 const mine = (owned: boolean): string => (owned ? 'token = ? AND' : '');
 
 /** Values: the owner if owned, the position before which, one for each name, the limit. */
-export function pageSql(owned: boolean, names: readonly (typeof FILTERS)[number][]): string {
+export function pageSql(owned: boolean, names: readonly FilterName[]): string {
   const newest = `FROM runs WHERE ${mine(owned)} n < ? ORDER BY n DESC`;
   if (names.length === 0) return `SELECT ${COLUMNS} ${newest} LIMIT ?`;
-  const matching = names.map((name) => `${name} = ?`).join(' AND ');
+  const matching = names.map((name) => `${FILTERS[name]} = ?`).join(' AND ');
   return `SELECT ${COLUMNS} FROM (SELECT * ${newest} LIMIT ${SCAN}) WHERE ${matching} ORDER BY n DESC LIMIT ?`;
 }
 

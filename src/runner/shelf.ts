@@ -193,11 +193,11 @@ export class Shelf {
     }
   }
 
-  async #remove(path: string): Promise<void> {
+  #remove(path: string): Promise<void> {
     const half = `${HALF}${randomBytes(12).toString('hex')}`;
     renameSync(path, join(dirname(path), half));
     syncDirectory(dirname(path));
-    await removeTree(dirname(path), half);
+    return removeTree(dirname(path), half);
   }
 }
 

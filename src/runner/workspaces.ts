@@ -61,6 +61,7 @@ export class Workspaces {
   /** Of all workspaces. */
   #snapshots: number;
   readonly #housekeeping: NodeJS.Timeout;
+  #tidying: Promise<void> | undefined;
   readonly #now: () => number;
 
   /** Where the runs of each see its files. */
@@ -219,16 +220,19 @@ export class Workspaces {
     await this.#removeKept(this.#find(id), force);
   }
 
-  #removeKept(kept: Kept, force: boolean): Promise<void> {
+  async #removeKept(kept: Kept, force: boolean): Promise<void> {
     const { id } = kept;
-    return this.#alone(kept, force, async () => {
+    let gone = Promise.resolve();
+    await this.#alone(kept, force, () => {
       const snapshots = this.#shelf.snapshotCount(id);
-      const gone = this.#shelf.remove(id);
+      gone = this.#shelf.remove(id);
+      gone.catch(() => undefined);
       this.#snapshots -= snapshots;
       this.#kept.delete(id);
       this.#states.delete(id);
-      await gone;
     });
+    // Its id is free by now, and may be that of another one that is being made.
+    await gone;
   }
 
   snapshots(id: string): SnapshotInfo[] {
@@ -321,15 +325,24 @@ export class Workspaces {
   }
 
   /** Deletes what has expired, when its runs have ended, and forgets the state of what nobody uses. */
-  async tidy(): Promise<void> {
+  tidy(): Promise<void> {
+    this.#tidying ??= this.#tidy().finally(() => {
+      this.#tidying = undefined;
+    });
+    return this.#tidying;
+  }
+
+  async #tidy(): Promise<void> {
     const now = performance.now();
     for (const [id, state] of this.#states) {
       if (id === DEFAULT_WORKSPACE || !state.idleSince(now)) continue;
       state.placeholder.remove();
       this.#states.delete(id);
     }
-    for (const kept of [...this.#kept.values()]) {
-      if (!this.#isExpired(kept) || this.#closed.has(kept.id)) continue;
+    for (const id of [...this.#kept.keys()]) {
+      // While the one before was deleted it may have been changed, or be another.
+      const kept = this.#kept.get(id);
+      if (kept === undefined || !this.#isExpired(kept) || this.#closed.has(id)) continue;
       // A conflict: until its runs have ended. Anything else is tried again as well.
       await this.#removeKept(kept, false).catch((error: unknown) => {
         if (!(error instanceof NoxError)) this.#options.onFault(error);
@@ -410,7 +423,7 @@ export class Workspaces {
   }
 
   /** While a workspace is taken away: what is under way in it ends, if it may be ended. */
-  async #alone(kept: Kept, force: boolean, work: () => Promise<void>): Promise<void> {
+  async #alone(kept: Kept, force: boolean, work: () => Promise<void> | void): Promise<void> {
     const { id } = kept;
     this.#checkOpen(id);
     const state = this.#stateOf(kept);

@@ -19,6 +19,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { NoxError, type ErrorCode } from '../../src/protocol/errors.ts';
 import { FILE_BYTES } from '../../src/protocol/limits.ts';
 import { Workspaces } from '../../src/runner/workspaces.ts';
@@ -239,6 +240,40 @@ describe('workspaces', () => {
     leave();
     await workspaces.tidy();
     assert.ok(!existsSync(filesOf('x')));
+  });
+
+  test('it expires while another is deleted: not, if that is put off meanwhile', async () => {
+    await workspaces.create({ owner, id: 'a', expires: now + 1000 });
+    await workspaces.create({ owner, id: 'b', expires: now + 2000 });
+    for (let n = 0; n < 2000; n += 1) put('a', `f${String(n)}`, 'x');
+    now += 1500;
+    const tidying = workspaces.tidy();
+    await workspaces.update({ workspace: 'b', expires: now + 60_000 });
+    now += 1000;
+    await Promise.all([tidying, workspaces.tidy()]);
+    assert.deepEqual(
+      workspaces.list({ limit: 9 }).workspaces.map(({ id }) => id),
+      ['b', 'default'],
+    );
+    assert.ok(existsSync(filesOf('b')) && !existsSync(filesOf('a')));
+  });
+
+  test('the end of a deletion does not open another workspace of its id, which is being made', async () => {
+    await workspaces.create({ owner, id: 'x' });
+    await workspaces.create({ owner, id: 'y' });
+    for (let n = 0; n < 300; n += 1) put('x', `f${String(n)}`, 'x');
+    for (let n = 0; n < 6000; n += 1) put('y', `f${String(n)}`, 'x');
+    const removing = workspaces.remove('x', false);
+    while (workspaces.list({ limit: 9, ids: ['x'] }).workspaces.length > 0) await setImmediate();
+    let made = false;
+    const cloning = workspaces.clone({ workspace: 'y', id: 'x', owner }, never).then(() => {
+      made = true;
+    });
+    await removing;
+    assert.equal(made, false, 'the copy takes longer');
+    assert.throws(() => workspaces.get('x'), rejectsWith('workspace_conflict'));
+    await cloning;
+    assert.equal(get('x', 'f5999'), 'x');
   });
 
   test('what is taken away while runs are alive: refused, or they end first', async () => {

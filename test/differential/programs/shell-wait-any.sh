@@ -1,4 +1,4 @@
-(sleep 0.05; exit 5) &
+(sleep 1; exit 5) &
 sleep 10 &
 wait -n; echo "first: $?"
 kill %2; wait; echo "$?"

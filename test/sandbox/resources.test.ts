@@ -345,12 +345,10 @@ except (OSError, ValueError): print('refused')`,
   assert.equal(got, '24 True\nrefused');
 });
 
-async function emptyWorkspace(): Promise<void> {
-  const empty = () => runSh(server, ['bash', '-c', 'chmod -R u+rwX .; find . -mindepth 1 -delete']);
-  let answer = await empty();
-  // Sixty thousand files may take a busy machine more than one run.
-  for (let tries = 0; answer.status === 408 && tries < 5; tries += 1) answer = await empty();
-  assert.deepEqual(answer.body, { returncode: 0, stdout: '', stderr: '' });
+/** From outside: far beyond the limit no run begins, and how far an attack comes is the machine's. */
+function emptyWorkspace(): void {
+  execFileSync('/usr/bin/chmod', ['-R', 'u+rwX', server.workspace]);
+  execFileSync('/usr/bin/find', [server.workspace, '-mindepth', '1', '-delete']);
 }
 
 /** Writes up to 400 MB in files of 16 MB, prepared by `before`, each followed by `after`. */
@@ -374,7 +372,7 @@ async function assertDiskHeld(code: string): Promise<void> {
     assert.equal(outcome(answer), 'disk_limit', JSON.stringify(answer.body));
     assert.match(answer.body.stderr, /NOX_MAX_WORKSPACE/);
   } finally {
-    await emptyWorkspace();
+    emptyWorkspace();
   }
   await assertHealthy(server);
 }
@@ -403,10 +401,10 @@ test('fills the workspace by runs that are too short to be watched', async () =>
     assert.equal(outcome(answer), 'disk_limit');
     assert.match(answer.body.stderr, /NOX_MAX_WORKSPACE/);
   } finally {
-    await emptyWorkspace();
+    emptyWorkspace();
   }
   assert.equal(await inside(server, `print(open('again', 'w').write('x'))`), '1');
-  await emptyWorkspace();
+  emptyWorkspace();
 });
 
 test('fills the workspace by short runs that write into the holes of files', async () => {
@@ -425,7 +423,7 @@ test('fills the workspace by short runs that write into the holes of files', asy
   const headers = { authorization: `Bearer ${server.token}` };
   for (let n = 0; n < 20; n += 1)
     assert.equal((await fetch(`${path}hole${String(n)}`, { method: 'DELETE', headers })).status, 204);
-  await emptyWorkspace();
+  emptyWorkspace();
 });
 
 const entriesBelow = (dir: string): number =>
@@ -463,7 +461,7 @@ time.sleep(max(0, end - time.time()))`;
       const found = what === 'directories in each other' ? ENTRIES : entriesBelow(server.workspace);
       assert.ok(found >= ENTRIES, `ended with ${String(found)} entries`);
     } finally {
-      await emptyWorkspace();
+      emptyWorkspace();
     }
     await assertHealthy(server);
   });
@@ -512,7 +510,7 @@ while time.time() < end:
       // On a machine that is too busy it does not come as far.
       if (found > ENTRIES || mib > 64) assert.equal(outcome(answer), 'disk_limit', said);
     } finally {
-      await emptyWorkspace();
+      emptyWorkspace();
     }
     await assertHealthy(server);
   });
@@ -529,10 +527,7 @@ for at in range(2000): os.mkdir(f'${String(n)}-{at}')`;
     // Beyond the limit none begins when it comes to 256 MiB more.
     assert.ok(found < ENTRIES + 5 * ENTRIES + 2000, `${String(found)} entries`);
   } finally {
-    const headers = { authorization: `Bearer ${server.token}` };
-    for (const name of readdirSync(server.workspace))
-      await fetch(`${server.url}/v1/workspaces/default/files?path=${name}`, { method: 'DELETE', headers });
-    await emptyWorkspace();
+    emptyWorkspace();
   }
   await assertHealthy(server);
 });
@@ -573,7 +568,7 @@ test('uploads more than the workspace may have', async () => {
   ];
   assert.deepEqual([first.status, second.status, second.body['code']], [200, 413, 'workspace_full']);
   assert.equal(await inside(server, `import os; print(sorted(os.listdir('.')))`), "['half', 'run.py']");
-  await emptyWorkspace();
+  emptyWorkspace();
 });
 
 test('prints 200 MB on both streams', async () => {
@@ -592,7 +587,8 @@ os.write(1, b'the end')`,
   assert.match(answer.body.stdout, /bytes left out\][\s\S]*the end$/);
   for (const text of [answer.body.stdout, answer.body.stderr])
     assert.ok(text.length <= MIB + 100, String(text.length));
-  assert.ok(resident() - before < 100, `the server grew from ${String(before)} to ${String(resident())} MiB`);
+  // Of what has been read about 100 MiB wait for the garbage collector; kept, it would be 400.
+  assert.ok(resident() - before < 200, `the server grew from ${String(before)} to ${String(resident())} MiB`);
 });
 
 test('prints for ever', async () => {

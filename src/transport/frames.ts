@@ -23,6 +23,7 @@ export const FRAME = {
   compile: 8,
   started: 9,
   input: 10,
+  taken: 11,
 } as const;
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];
 

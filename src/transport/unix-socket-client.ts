@@ -19,6 +19,9 @@ import { encodeFrame, FRAME, PIECE, sendData, type Frame, type Op } from './fram
 const HEALTH_TIMEOUT_MS = 1000;
 /** In this time a runner that was told to end a run has ended it. */
 const CANCEL_MS = 5000;
+/** Together less than a server reads ahead (AHEAD_BYTES of frame-reader.ts). */
+const INPUT_PIECE = 64 * 1024;
+const INPUT_FRAMES = 8;
 /** Connections that a client keeps for its next calls. */
 const KEPT_MAX = 64;
 /** What is read at a time, to begin with: as much as a program's pipe holds. */
@@ -114,10 +117,11 @@ async function* run(
   };
   signal.addEventListener('abort', onAbort);
   const interactive = request.interactive === true;
+  const window = new Window();
   let answered = false;
   try {
     socket.write(encodeCall({ op: 'run', request }));
-    if (interactive && input !== undefined) void sendInput(socket, input);
+    if (interactive && input !== undefined) void sendInput(socket, input, window);
     for (let frame = await frames.next(); frame !== undefined; frame = await frames.next()) {
       const { type } = frame;
       if (signal.aborted) {
@@ -126,7 +130,8 @@ async function* run(
       }
       const stream = STREAMS.find((each) => FRAME[each] === type);
       if (stream !== undefined) yield { type: 'output', stream, data: frame.payload };
-      else if (frame.type === FRAME.started) yield { type: 'started' };
+      else if (type === FRAME.started) yield { type: 'started' };
+      else if (type === FRAME.taken) window.taken();
       else {
         const result = parseAnswer(frame) as RunResult;
         answered = true;
@@ -136,6 +141,7 @@ async function* run(
     }
     throw broken(signal);
   } finally {
+    window.close();
     signal.removeEventListener('abort', onAbort);
     clearTimeout(late);
     if (answered && !signal.aborted && !interactive) pool.giveBack(frames);
@@ -144,20 +150,50 @@ async function* run(
 }
 
 /** Ends with the connection, whatever comes then. */
-async function sendInput(socket: Socket, input: AsyncIterable<RunInput>): Promise<void> {
+async function sendInput(socket: Socket, input: AsyncIterable<RunInput>, window: Window): Promise<void> {
   try {
-    for await (const each of input) {
-      if (socket.destroyed) return;
-      const frame =
-        each.type === 'stdin'
-          ? encodeFrame(FRAME.data, each.data)
-          : each.type === 'stdin_end'
-            ? encodeFrame(FRAME.dataEnd, '')
-            : encodeFrame(FRAME.input, JSON.stringify(each));
-      if (!socket.write(frame)) await drained(socket);
-    }
+    for await (const each of input)
+      for (const frame of inputFrames(each)) {
+        await window.room();
+        if (!socket.writable) return;
+        socket.write(frame);
+      }
   } catch {
     socket.destroy();
+  }
+}
+
+function* inputFrames(input: RunInput): Generator<Buffer> {
+  if (input.type === 'stdin')
+    for (let at = 0; at < input.data.length; at += INPUT_PIECE)
+      yield encodeFrame(FRAME.data, input.data.subarray(at, at + INPUT_PIECE));
+  else if (input.type === 'stdin_end') yield encodeFrame(FRAME.dataEnd, '');
+  else yield encodeFrame(FRAME.input, JSON.stringify(input));
+}
+
+/** How many frames of input may be on their way. */
+class Window {
+  #free = INPUT_FRAMES;
+  #wake: (() => void) | undefined;
+
+  async room(): Promise<void> {
+    if (this.#free === 0)
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    this.#free -= 1;
+  }
+
+  taken(): void {
+    this.#free += 1;
+    this.#wake?.();
+    this.#wake = undefined;
+  }
+
+  /** Nobody waits any more. */
+  close(): void {
+    this.#free = Infinity;
+    this.#wake?.();
   }
 }
 
@@ -247,16 +283,6 @@ function bodyOf(frames: FrameReader, signal: AbortSignal, end: () => void): Asyn
     return Promise.resolve({ done: true, value: undefined });
   };
   return { [Symbol.asyncIterator]: () => ({ next, return: leave }) };
-}
-
-function drained(socket: Socket): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      socket.off('drain', done).off('close', done);
-      resolve();
-    };
-    socket.on('drain', done).on('close', done);
-  });
 }
 
 async function ask(

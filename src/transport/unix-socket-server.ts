@@ -110,7 +110,10 @@ async function converse(
 ): Promise<void> {
   const gone = end.signal;
   if (op === 'run') {
-    await sendRun(executor.run(request as RunRequest, gone, inputOf(frames, end)), socket, gone);
+    socket.once('end', () => {
+      end.abort('closed');
+    });
+    await sendRun(executor.run(request as RunRequest, gone, inputOf(frames, socket, end)), socket, gone);
   } else if (op === 'fetch') {
     // A client that says something more, or goes, wants no more.
     frames.next().then(
@@ -146,13 +149,14 @@ function written(socket: Socket, frame: Buffer): Promise<void> {
 }
 
 /** What a client says to its run. Its end is the client's: without it nobody would read the result. */
-async function* inputOf(frames: FrameReader, end: AbortController): AsyncGenerator<RunInput> {
+async function* inputOf(frames: FrameReader, socket: Socket, end: AbortController): AsyncGenerator<RunInput> {
   try {
     for (let frame = await frames.next(); frame !== undefined; frame = await frames.next()) {
       if (frame.type === FRAME.data) yield { type: 'stdin', data: frame.payload };
       else if (frame.type === FRAME.dataEnd) yield { type: 'stdin_end' };
       else if (frame.type === FRAME.input) yield JSON.parse(frame.payload.toString()) as RunInput;
       else throw new FrameError('input was to come');
+      if (socket.writable) socket.write(encodeFrame(FRAME.taken, ''));
     }
   } catch {
     // As if it had gone.

@@ -5,7 +5,9 @@
  *   client: call {op, name, request}
  *           · for put and send: data… dataEnd
  *           · for an interactive run: data|input…, where dataEnd ends the program's standard input
- *   server: for a run: started, stdout|stderr|compile…, answer (the result)
+ *   server: for a run: started, stdout|stderr|compile…, answer (the result); of an interactive one taken for each frame of
+ *             its input, of which only a few may be on their way: behind more than the server reads ahead, the end of
+ *             the client's half would not be seen as long as the program reads nothing
  *           · for fetch: answer, data… dataEnd
  *           · else: answer
  *           · at any time instead: error

@@ -7,6 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocket } from 'ws';
 import { eventually, post, put, startServer, type Server } from '../support/server.ts';
+import { call, mark, sleeping } from '../support/v1.ts';
 
 interface End {
   readonly id: string;
@@ -229,13 +230,19 @@ for name, request in (("TIOCSTI", 0x5412), ("TIOCSTI high bits", 0x5412 | 1 << 3
       await eventually('its run has ended', async () => (await alive()) === 0);
     });
 
-    test('attack: input that nobody reads holds up the client, not the server', async () => {
-      const terminal = new Terminal(server, { command: ['sh', '-c', 'stty raw -echo; echo up; sleep 40'] });
+    test('attack: input that nobody reads holds up the client, not the server, nor the end of its run', async () => {
+      const seconds = mark();
+      const script = `stty raw -echo; echo up; sleep ${seconds}`;
+      const terminal = new Terminal(server, { command: ['sh', '-c', script] });
       await terminal.sees('up');
       for (let count = 0; count < 64; count += 1) terminal.socket.send(Buffer.alloc(200_000, 120));
       await sleep(1500);
       assert.ok(terminal.socket.bufferedAmount > 4_000_000, String(terminal.socket.bufferedAmount));
       assert.equal(terminal.closed, undefined);
+      assert.equal(sleeping(seconds), 1);
+      const id = String(terminal.said[0]?.run);
+      assert.equal((await call(server, 'POST', `/v1/runs/${id}/cancel`)).status, 200);
+      assert.equal(sleeping(seconds), 0, 'nothing of it is alive when that is answered');
       terminal.socket.terminate();
       await eventually('its run has ended', async () => (await alive()) === 0);
     });

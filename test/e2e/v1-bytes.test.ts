@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { eventually, startServer, type Server } from '../support/server.ts';
 import { call, ended, idOf, mark, open, run, runsOf, sh, sleeping, type Json } from '../support/v1.ts';
 
@@ -110,6 +111,18 @@ for (const split of [true, false])
       response.destroy();
       await eventually('it is ended', () => sleeping(seconds) === 0);
       assert.equal((await ended(server, String(response.headers['nox-run-id'])))['outcome'], 'cancelled');
+    });
+
+    test('one that nobody reads can be cancelled', async () => {
+      const response = await ask(sh('head -c 50000000 /dev/zero'));
+      const broken = once(response, 'error');
+      // Until nothing more fits into what is between them.
+      await sleep(1000);
+      const id = String(response.headers['nox-run-id']);
+      const answer = await call(server, 'POST', `/v1/runs/${id}/cancel`);
+      assert.deepEqual([answer.status, answer.body['outcome']], [200, 'cancelled']);
+      response.resume();
+      assert.match(String((await broken)[0]), /aborted/);
     });
 
     test('a client that does not read holds up its program, nobody else, and then gets all', async () => {

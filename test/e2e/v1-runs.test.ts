@@ -175,6 +175,14 @@ describe('a live run', () => {
       204,
     );
     assert.equal((await ended(echo))['stdout'], 'one two three');
+    const large = idOf(await run(sh('wc -c', { interactive: true, background: true })));
+    const all = {
+      text: 'x'.repeat(1_000_000),
+      base64: Buffer.alloc(1_000_000).toString('base64'),
+      end: true,
+    };
+    assert.equal((await call('POST', `/v1/runs/${large}/stdin`, all)).status, 204);
+    assert.equal((await ended(large))['stdout'], '2000000\n');
     assert.equal((await call('POST', `/v1/runs/${echo}/stdin`, { text: 'late' })).body['code'], 'run_ended');
 
     const deaf = await open('POST', '/v1/runs', NDJSON, {

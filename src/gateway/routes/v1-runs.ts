@@ -4,6 +4,7 @@ import { constants } from 'node:os';
 import { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import Type, { type Static } from 'typebox';
+import type { RunInput } from '../../protocol/messages.ts';
 import { NoxError } from '../../protocol/errors.ts';
 import type { Executor } from '../../protocol/executor.ts';
 import { OUTCOMES } from '../../protocol/outcome.ts';
@@ -182,9 +183,12 @@ export function v1RunRoutes(app: FastifyInstance, parts: Parts): void {
     errors: ['run_not_found', 'run_ended', 'rate_limited'],
     handler: ({ params, principal, body }) => {
       const live = interactive(book, params.id, principal);
-      if (body.text !== undefined) live.tell({ type: 'stdin', data: Buffer.from(body.text) });
-      if (body.base64 !== undefined) live.tell({ type: 'stdin', data: Buffer.from(body.base64, 'base64') });
-      if (body.end === true) live.tell({ type: 'stdin_end' });
+      const { text, base64, end } = body;
+      const inputs: RunInput[] = [];
+      if (text !== undefined) inputs.push({ type: 'stdin', data: Buffer.from(text) });
+      if (base64 !== undefined) inputs.push({ type: 'stdin', data: Buffer.from(base64, 'base64') });
+      if (end === true) inputs.push({ type: 'stdin_end' });
+      live.tell(...inputs);
     },
   });
 

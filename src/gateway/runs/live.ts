@@ -118,10 +118,14 @@ export class LiveRun {
     this.#end(new NoxError('cancelled', REASONS[why]));
   }
 
-  /** @throws NoxError `run_ended`; `rate_limited` where the program does not read what it was sent before */
-  tell(input: RunInput): void {
+  /**
+   * All of it, or nothing.
+   *
+   * @throws NoxError `run_ended`; `rate_limited` where the program does not read what it was sent before
+   */
+  tell(...inputs: RunInput[]): void {
     if (this.record.state === 'ended') throw new NoxError('run_ended', `The run ${this.record.id} has ended`);
-    if (this.#input.push(input)) return;
+    if (this.#input.push(inputs)) return;
     const message = `The program has not read ${String(INPUT_BYTES)} bytes of its input yet`;
     throw new NoxError('rate_limited', message, { retryAfter: 1 });
   }
@@ -205,11 +209,11 @@ class InputQueue implements AsyncIterable<RunInput> {
   #wake: (() => void) | undefined;
 
   /** @returns false where there is no room */
-  push(input: RunInput): boolean {
-    const bytes = costOf(input);
+  push(inputs: readonly RunInput[]): boolean {
+    const bytes = inputs.reduce((sum, input) => sum + costOf(input), 0);
     if (this.#bytes > 0 && this.#bytes + bytes > INPUT_BYTES) return false;
     this.#bytes += bytes;
-    this.#waiting.push(input);
+    this.#waiting.push(...inputs);
     this.#wake?.();
     return true;
   }

@@ -52,6 +52,10 @@ export async function sendStdout(reply: FastifyReply, book: RunBook, order: RunO
   const sink = new StdoutSink(reply);
   const run = book.attend(order, sink, server.calls.signal(reply));
   sink.run = run;
+  // A client that does not read would hold up the end of a run that is cancelled: its answer is broken off anyway.
+  run.abort.signal.addEventListener('abort', () => {
+    if (reply.sent) raw.destroy();
+  });
   await run.ended;
   if (!reply.sent) requireResult(run);
   const { result } = run.record;

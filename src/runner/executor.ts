@@ -270,11 +270,11 @@ export class LocalExecutor implements Executor {
     const program = { kind: 'command' as const, argv: ['true'] };
     try {
       for await (const event of this.run({ id: 'self-test', program }, this.#closing.signal))
-        if (event.type === 'end') return;
+        if (event.type === 'end') break;
     } catch {
-      // A full queue, or a workspace that is full or being restored, says nothing.
-      if (!this.#health.ok) this.#judge('broken');
+      // It has been judged where it was caught, or says nothing: a full queue, a workspace that is being restored.
     }
+    if (!this.#health.ok) this.#judge('broken');
   }
 }
 

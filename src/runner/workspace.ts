@@ -229,7 +229,14 @@ export class Workspace {
 
   /** Whether it is an empty file that only stands in for the code of runs. */
   isPlaceholder(name: string): boolean {
-    return this.#placeholders.has(name);
+    // Where a client's own file has the name the code is mounted on that.
+    if (!this.#placeholders.has(name)) return false;
+    try {
+      return isPlaceholder(Buffer.from(join(this.path, name)));
+    } catch {
+      // A run has closed the workspace to us; it holds what it held.
+      return true;
+    }
   }
 
   /**

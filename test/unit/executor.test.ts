@@ -807,6 +807,21 @@ describe('health', () => {
     assert.equal(launcher.runs.length, 3);
   });
 
+  test('it goes on trying after a try that says nothing', async () => {
+    mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+    await runTo(BROKEN);
+    mock.timers.tick(1000);
+    const second = await launched(2);
+    for (const stop of disk.stops) stop();
+    second.end({ kind: 'killed' });
+    await quiet();
+    assert.equal((await executor.health()).ok, false);
+    mock.timers.tick(1000);
+    (await launched(3)).end();
+    await quiet();
+    assert.equal((await executor.health()).ok, true);
+  });
+
   test('it goes on trying when a try cannot even be launched', async () => {
     mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
     await runTo(BROKEN);

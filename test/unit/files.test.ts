@@ -566,3 +566,17 @@ test('a watch ends with its directory', async () => {
   await sleep(0);
   assert.equal(openDescriptors(), before);
 });
+
+test('what only stands in for the code of a run is hidden; a file of the client’s that has its name is not', async () => {
+  const { workspace: own } = bench.state;
+  const names = async () =>
+    (await bench.files.list({ workspace, path: '' })).entries.map((entry) => entry.path);
+  const claimed = own.claim('run.py');
+  assert.deepEqual([claimed, await names()], ['run.py', []]);
+  own.release(claimed);
+  await write('run.py', 'my own');
+  const again = own.claim('run.py');
+  assert.deepEqual([again, await names()], ['run.py', ['run.py']]);
+  own.release(again);
+  assert.equal(readFileSync(on('run.py'), 'utf8'), 'my own');
+});

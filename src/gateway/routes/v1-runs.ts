@@ -297,9 +297,9 @@ async function background(
       if (reserved.kind === 'run') id = reserved.run;
       if (reserved.kind !== 'new') return undefined;
     }
-    const order = orderOf(parts, { body, principal, requestId: reply.request.id, whole: true });
+    // What fails after the admission would have to give it back.
     keepWebhook(store, fresh, body);
-    return order;
+    return orderOf(parts, { body, principal, requestId: reply.request.id, whole: true });
   });
   if (format !== undefined) return stream(book, id, principal, reply, format, undefined);
   const record = book.record(id, principal);

@@ -17,7 +17,7 @@ import { environment, type RunContext } from './run.ts';
 import { loadRuntimes } from './runtime.ts';
 import { probeBy, RuntimeProbe } from './runtime-probe.ts';
 import { workspaceHandlers } from './workspace-handlers.ts';
-import { DEFAULT_WORKSPACE, Workspaces } from './workspaces.ts';
+import { Workspaces } from './workspaces.ts';
 
 export interface StartedRunner {
   readonly executor: LocalExecutor;
@@ -141,7 +141,6 @@ async function makeContext(config: Config, cgroup: CgroupState, log: Logger): Pr
     },
   });
   await workspaces.recover();
-  await workspaces.get(DEFAULT_WORKSPACE).disk.count();
   const { runtimes, replaced } = loadRuntimes(config.runtimes);
   if (replaced.length > 0) log.info({ replaced, from: config.runtimes }, 'runtimes replaced');
   return {

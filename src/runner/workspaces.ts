@@ -56,6 +56,8 @@ export class Workspaces {
   readonly #states = new Map<string, WorkspaceState>();
   /** Their files are being taken away, or put there. */
   readonly #closed = new Set<string>();
+  /** Those whose restore failed halfway: they can be restored again, or deleted. */
+  readonly #unfinished = new Set<string>();
   /** Owner → the last of the snapshots that are being made. */
   readonly #snapshotting = new Map<string, Promise<unknown>>();
   /** Of all workspaces. */
@@ -93,18 +95,30 @@ export class Workspaces {
         const { workspace } = this.#stateOf(kept);
         for (const name of workspace.sweep()) await removeTree(workspace.path, name);
         const snapshot = this.#shelf.restoring(id);
-        if (snapshot !== undefined) await this.#fill(id, snapshot, Number.MAX_SAFE_INTEGER);
+        if (snapshot !== undefined) await this.#finish(id, snapshot);
       } catch (error) {
         if (id === DEFAULT_WORKSPACE) throw error;
         this.#options.onFault(error);
       }
       await setImmediate();
     }
+    await this.#stateOf(this.#find(DEFAULT_WORKSPACE)).disk.count();
+  }
+
+  /** Of a restore that a crash has cut short. */
+  async #finish(id: string, snapshot: string): Promise<void> {
+    this.#unfinished.add(id);
+    await this.#fill(id, snapshot, Number.MAX_SAFE_INTEGER).catch(this.#options.onFault);
   }
 
   get(id: string): WorkspaceState {
     const kept = this.#find(id);
     this.#checkOpen(id);
+    if (this.#unfinished.has(id))
+      throw new NoxError(
+        'workspace_conflict',
+        `workspace: a restore of ${JSON.stringify(id)} could not be finished, and it has a part of its files: restore a snapshot of it, or delete it`,
+      );
     return this.#stateOf(kept);
   }
 
@@ -230,6 +244,7 @@ export class Workspaces {
       this.#snapshots -= snapshots;
       this.#kept.delete(id);
       this.#states.delete(id);
+      this.#unfinished.delete(id);
     });
     // Its id is free by now, and may be that of another one that is being made.
     await gone;
@@ -298,7 +313,8 @@ export class Workspaces {
 
   /**
    * Replaces all files of a workspace. They are copied first, so that a full disk changes nothing; then they take
-   * their places one after the other, which a start after a crash finishes.
+   * their places one after the other, which a start after a crash finishes. What fails then is undone; where that
+   * fails too, the workspace is closed until it is restored again.
    *
    * @throws NoxError `snapshot_not_found`, `workspace_conflict` while runs are alive in it, unless `force`;
    *   `workspace_full` where the quota has become less than the snapshot
@@ -408,14 +424,28 @@ export class Workspaces {
       await copyTree(this.#shelf.snapshotFiles(id, snapshot), `${path}/${fresh}`, limit);
       this.#shelf.noteRestore(id, snapshot);
       const [from, into] = [openDirectory(at(root, fresh)), openDirectory(at(root, old))];
+      const own = (name: string) => name !== fresh && name !== old;
+      const begun = this.#unfinished.has(id);
+      let away = false;
+      this.#unfinished.add(id);
       try {
-        await moveEntries(root, into, (name) => name !== fresh && name !== old);
+        await moveEntries(root, into, own);
+        away = true;
         await moveEntries(from, root, () => true);
+      } catch (error) {
+        // Where the one before was not finished either, there is nothing whole to go back to.
+        if (begun) throw error;
+        if (away) await moveEntries(root, from, own);
+        await moveEntries(into, root, () => true);
+        this.#shelf.noteRestore(id, undefined);
+        this.#unfinished.delete(id);
+        throw error;
       } finally {
         closeSync(from);
         closeSync(into);
       }
       this.#shelf.noteRestore(id, undefined);
+      this.#unfinished.delete(id);
     } finally {
       closeSync(root);
       for (const name of [fresh, old]) await removeTree(path, name).catch(this.#options.onFault);

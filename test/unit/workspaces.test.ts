@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import {
+import fs, {
   chmodSync,
   existsSync,
   linkSync,
@@ -16,6 +16,7 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
@@ -454,6 +455,56 @@ open('f', 'w').close()`;
     assert.deepEqual(readdirSync(join(shelf, 'x')).sort(), ['files', 'snapshots', 'workspace.json']);
     assert.deepEqual(readdirSync(join(shelf, 'x/snapshots')), [snapshot]);
   });
+
+  test('a restore that fails halfway is undone', async (t) => {
+    await workspaces.create({ owner, id: 'x' });
+    for (const name of ['a', 'b', 'c']) put('x', name, 'in the snapshot');
+    const { id: snapshot } = await workspaces.snapshot({ workspace: 'x' }, never);
+    for (const name of ['b', 'c', 'd']) put('x', name, 'now');
+    rmSync(join(filesOf('x'), 'a'));
+    for (const failing of [1, 2, 3, 4, 5, 6]) {
+      let moves = 0;
+      const rename = fs.renameSync;
+      const mocked = t.mock.method(fs, 'renameSync', (from: fs.PathLike, to: fs.PathLike) => {
+        // Of the files: what is kept of the workspace is moved too.
+        if (String(from).startsWith('/proc/') && (moves += 1) === failing)
+          throw Object.assign(new Error('EIO'), { code: 'EIO' });
+        rename(from, to);
+      });
+      syncBuiltinESMExports();
+      await assert.rejects(() => workspaces.restore('x', snapshot, false), { code: 'EIO' });
+      mocked.mock.restore();
+      syncBuiltinESMExports();
+      assert.deepEqual(readdirSync(filesOf('x')).sort(), ['b', 'c', 'd'], String(failing));
+      for (const name of ['b', 'c', 'd']) assert.equal(get('x', name), 'now');
+      assert.ok(!existsSync(join(dir, 'workspaces/x/restore')));
+      workspaces.get('x');
+    }
+    await workspaces.restore('x', snapshot, false);
+    assert.deepEqual(readdirSync(filesOf('x')).sort(), ['a', 'b', 'c']);
+  });
+
+  for (const id of ['default', 'x'])
+    test(`a restore of ${id} that no start can finish: closed, by name, until it is restored again`, async () => {
+      if (id === 'x') await workspaces.create({ owner, id });
+      put(id, 'f', 'in the snapshot');
+      const { id: gone } = await workspaces.snapshot({ workspace: id }, never);
+      const { id: good } = await workspaces.snapshot({ workspace: id }, never);
+      writeFileSync(join(dir, 'workspaces', id, 'restore'), gone);
+      rmSync(join(dir, 'workspaces', id, 'snapshots', gone, 'files'), { recursive: true });
+      await restart();
+      assert.equal(faults.splice(0).length, 1);
+      assert.throws(() => workspaces.get(id), rejectsWith('workspace_conflict'));
+      await assert.rejects(() => workspaces.removeSnapshot(id, gone), rejectsWith('workspace_conflict'));
+      await assert.rejects(() => workspaces.restore(id, gone, false));
+      assert.throws(() => workspaces.get(id), rejectsWith('workspace_conflict'));
+      await workspaces.restore(id, good, false);
+      workspaces.get(id);
+      assert.equal(get(id, 'f'), 'in the snapshot');
+      await restart();
+      workspaces.get(id);
+      await workspaces.removeSnapshot(id, gone);
+    });
 
   test('what is kept of a workspace and is damaged: it is told of, not found, and its files stay', async () => {
     for (const id of ['x', 'y']) await workspaces.create({ owner, id });

@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { NoxError } from '../protocol/errors.ts';
+import type { Principal } from './principal.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -17,7 +18,7 @@ const LAST_WORDS_MS = 2000;
 
 class Calls {
   readonly #cancels = new Set<AbortController>();
-  #open = 0;
+  readonly #open = new Set<FastifyReply>();
   #stopping = false;
   #cancelled = false;
   #whenNone: (() => void) | undefined;
@@ -40,11 +41,19 @@ class Calls {
 
   /** Counts a call until its answer has been handed over, or its client has gone. */
   begin(reply: FastifyReply): void {
-    this.#open += 1;
+    this.#open.add(reply);
     reply.raw.once('close', () => {
-      this.#open -= 1;
-      if (this.#open === 0) this.#whenNone?.();
+      this.#open.delete(reply);
+      if (this.#open.size === 0) this.#whenNone?.();
     });
+  }
+
+  /** Of a token that has been revoked: its clients are sent away, as if they had gone, but for the one that says so. */
+  drop(owner: string, self: FastifyReply): void {
+    for (const reply of this.#open)
+      // Not known of one whose request is still being looked at, which will be refused.
+      if (reply !== self && (reply.request.principal as Principal | undefined)?.id === owner)
+        reply.request.raw.socket.destroy();
   }
 
   /** What a client is told whose call was ended by its signal: where it has not gone, the server goes. */
@@ -64,7 +73,7 @@ class Calls {
 
   /** @returns false if there are still some after this time */
   async #none(ms: number): Promise<boolean> {
-    if (this.#open === 0) return true;
+    if (this.#open.size === 0) return true;
     const none = new AbortController();
     this.#whenNone = () => {
       none.abort();

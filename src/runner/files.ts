@@ -2,7 +2,7 @@
  * What a client does with the files of a workspace, beside live runs that may change every name meanwhile (walk.ts).
  *
  * Two calls of clients never interleave between a look and the change that depends on it: both are in one turn of the
- * event loop. A run is not held back by that: what it changes in the instant between the two is lost, as it is when
+ * event loop, or, where that takes longer (an append) or would be lost, one by one (workspace.ts). A run is not held back by that: what it changes in the instant between the two is lost, as it is when
  * two runs write one file.
  */
 import { randomBytes } from 'node:crypto';
@@ -12,6 +12,7 @@ import {
   copyFile,
   fstatSync,
   fsync,
+  ftruncateSync,
   linkSync,
   mkdirSync,
   rmdirSync,
@@ -169,13 +170,13 @@ export class Files extends ReadFiles {
           });
         } else {
           own = withAccess(dir, () => openFile(at(dir, name), 'append'));
-          await copyBytes(place, own);
+          await addBytes(place, own);
         }
         const file = own ?? place;
         const now = await settled(() => fstatSync(file, { bigint: true }));
         return { ...infoOf(to.names, now), created: stats === undefined };
       };
-      return await withOpened(this.state, path, add, conflict);
+      return await workspace.oneByOne(() => withOpened(this.state, path, add, conflict));
     } catch (error) {
       disk.giveBack(fileShare(bytes));
       throw error;
@@ -194,7 +195,7 @@ export class Files extends ReadFiles {
 
   async remove({ path, recursive = false, ifMatch }: Ask<'remove'>): Promise<object> {
     const { workspace, disk } = this.state;
-    const trash = await withOpened(this.state, path, ({ walk, root }) => {
+    const take = ({ walk, root }: Opened) => {
       const { dir, name, stats } = found(path, walk.to(targetNames(path), KEEP));
       if (name === '.') throw badPath(path, 'is the workspace itself');
       checkWanted(path, { ifMatch }, stats);
@@ -217,7 +218,8 @@ export class Files extends ReadFiles {
       const aside = `.nox-${randomBytes(12).toString('hex')}.tmp`;
       moveEntry(dir, name, root, aside);
       return aside;
-    });
+    };
+    const trash = await workspace.oneByOne(() => withOpened(this.state, path, take));
     // All of it has gone at once; now it is taken apart.
     if (trash !== undefined) {
       await removeTree(workspace.path, trash);
@@ -414,14 +416,24 @@ function place(
 
 const write = promisify(writeFd);
 
-/** From the start of one file to the end of another. */
-async function copyBytes(from: number, to: number): Promise<void> {
+/** The bytes of one file to the end of another: all or none. */
+async function addBytes(from: number, to: number): Promise<void> {
   const source = reopenFile(from, 'read');
+  const before = fstatSync(to).size;
+  let added = 0;
   try {
     const { size } = fstatSync(source);
     for await (const piece of piecesOf(source, 0, size, 'fail', memoryFor(size)))
-      for (let done = 0; done < piece.length;) done += (await write(to, piece, done)).bytesWritten;
+      for (let done = 0; done < piece.length;) {
+        const { bytesWritten } = await write(to, piece, done);
+        done += bytesWritten;
+        added += bytesWritten;
+      }
     await promisify(fsync)(to);
+  } catch (error) {
+    // What a run has added meanwhile is not ours to cut.
+    if (fstatSync(to).size === before + added) ftruncateSync(to, before);
+    throw error;
   } finally {
     closeSync(source);
   }

@@ -89,6 +89,8 @@ export class Workspace {
   readonly shown: string;
   /** How many live runs have their code mounted on each file. */
   readonly #claims = new Map<string, number>();
+  /** The last of the changes that are made one after the other. */
+  #changing: Promise<unknown> = Promise.resolve();
   /** The claimed names, all in the workspace's root. */
   readonly #placeholders = new Set<string>();
 
@@ -160,7 +162,8 @@ export class Workspace {
     try {
       const bytes = await writeAndSync(temporary, body, room);
       try {
-        return { ...(await this.#putInPlace(root, walk, path, names, `.nox-${number}`, room, how)), bytes };
+        const put = () => this.#putInPlace(root, walk, path, names, `.nox-${number}`, room, how);
+        return { ...(await this.oneByOne(put)), bytes };
       } catch (error) {
         room.giveBack(fileShare(bytes));
         throw conflict(path, error);
@@ -220,6 +223,13 @@ export class Workspace {
       closeSync(file);
       throw error;
     }
+  }
+
+  /** What looks at a file, and then changes it over more than one turn of the event loop, or would be lost with it. */
+  oneByOne<T>(change: () => Promise<T> | T): Promise<T> {
+    const done = this.#changing.then(change);
+    this.#changing = done.catch(() => undefined);
+    return done;
   }
 
   /** Whether a run is alive whose code is mounted there. */
@@ -320,6 +330,7 @@ function replaceContent(target: Buffer, source: Buffer, redo: Buffer, saved: str
   let to: number | undefined;
   try {
     to = openFile(target, 'write');
+    reserve(to, fstatSync(from).size);
     writeFileSync(redo, saved, { flag: 'wx', mode: 0o600, flush: true });
     const piece = Buffer.alloc(COPY_PIECE);
     let size = 0;
@@ -329,12 +340,29 @@ function replaceContent(target: Buffer, source: Buffer, redo: Buffer, saved: str
     }
     ftruncateSync(to, size);
     fsyncSync(to);
+  } catch (error) {
+    // Its source will be gone.
+    unlinkIfPossible(redo);
+    throw error;
   } finally {
     closeSync(from);
     if (to !== undefined) closeSync(to);
   }
   unlinkIfThere(source);
   unlinkIfThere(redo);
+}
+
+/** Makes a file as long as it is to become, with blocks: on a full disk it stays as it is, and nothing is half replaced. */
+function reserve(file: number, length: number): void {
+  const { size } = fstatSync(file);
+  const zeros = Buffer.alloc(Math.min(COPY_PIECE, Math.max(0, length - size)));
+  try {
+    for (let at = size; at < length;)
+      at += writeSync(file, zeros, 0, Math.min(zeros.length, length - at), at);
+  } catch (error) {
+    ftruncateSync(file, size);
+    throw error;
+  }
 }
 
 /** The path that a note holds: whoever made it, a regular file of at most PATH_MAX bytes. */

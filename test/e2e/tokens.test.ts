@@ -1,14 +1,17 @@
 /** /v1/tokens on real servers: made, used, refused, changed, rotated, revoked; hostile input; nothing kept of a secret. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import Type, { type TSchema } from 'typebox';
 import { pino } from 'pino';
+import { WebSocket } from 'ws';
 import { Token, TokenPage, TokenSelf, TokenWithSecret } from '../../src/gateway/routes/v1-tokens.ts';
 import { Store } from '../../src/gateway/store/store.ts';
 import { validator } from '../../src/protocol/validate.ts';
 import { eventually, makeDirectory, startServer, TOKEN, withServer, type Server } from '../support/server.ts';
+import { mark, sleeping } from '../support/v1.ts';
 
 type Json = Record<string, unknown>;
 interface Reply {
@@ -127,6 +130,36 @@ for (const split of [false, true]) {
         await call('POST', `/v1/tokens/${id}/rotate`, { overlapSeconds: 60 }),
       );
       for (const { secret } of [second, third]) assert.equal((await run(secret)).status, 200);
+    });
+
+    test('revoked: what it has under way ends', async () => {
+      const { id, secret } = await create({ scopes: ['run', 'files'] });
+      const headers = { authorization: `Bearer ${secret}` };
+      const seconds = mark();
+      const watched = fetch(`${server.url}/v1/workspaces/default/watch`, { headers }).then((watch) =>
+        watch.text(),
+      );
+      const terminal = new WebSocket(
+        `${server.url.replace('http', 'ws')}/v1/terminal?command=sleep&command=${seconds}`,
+        { headers },
+      );
+      await once(terminal, 'message');
+      const closed = once(terminal, 'close');
+      const waited = call('POST', '/v1/runs', { command: ['sleep', seconds] }, secret);
+      const gone = Promise.all([assert.rejects(watched), assert.rejects(waited), closed]);
+      // More than there are slots.
+      const sleeper = { command: ['sleep', seconds], background: true };
+      for (let n = 0; n < 20; n += 1)
+        assert.equal((await call('POST', '/v1/runs', sleeper, secret)).status, 202);
+      const other = await call('POST', '/v1/runs', { ...sleeper, command: ['sleep', `${seconds}1`] });
+      assert.equal((await call('DELETE', `/v1/tokens/${id}`)).status, 204);
+      await gone;
+      await eventually('its runs have ended', async () => {
+        const { body } = await call('GET', '/v1/runs?limit=100');
+        const open = (body['runs'] as Json[]).filter(({ state }) => state !== 'ended');
+        return open.length === 1 && open[0]?.['id'] === other.body['id'] && sleeping(seconds) === 0;
+      });
+      await call('POST', `/v1/runs/${String(other.body['id'])}/cancel`);
     });
 
     test('revoked: refused from the next call on, and for good', async () => {

@@ -44,6 +44,12 @@ const { id: snapshot } = await workspaces.snapshot({ workspace }, never);
 await attempt('write', () => files.write({ workspace, path: 'old' }, pieces(...big)));
 await attempt('append', () => files.write({ workspace, path: 'old', append: true }, pieces(...big)));
 await attempt('unpack', () => files.unpack({ workspace, path: 'to', format: 'tar.gz' }, pieces(tar)));
+// These find room for their bytes, and then none for the file that they are added to, or replace in place.
+const most = Array.from({ length: 13 }, () => randomBytes(MIB / 8));
+await attempt('append later', () => files.write({ workspace, path: 'old', append: true }, pieces(...most)));
+workspaces.get(workspace).workspace.hold('old');
+await attempt('write in place', () => files.write({ workspace, path: 'old' }, pieces(...most)));
+workspaces.get(workspace).workspace.release('old');
 await files.write({ workspace, path: 'filler' }, pieces(randomBytes(1.6 * MIB)));
 await attempt('copy', () => files.copy({ workspace, from: 'old', to: 'copy' }, never));
 await attempt('snapshot', () => workspaces.snapshot({ workspace }, never));

@@ -166,6 +166,29 @@ describe('write', () => {
     assert.deepEqual(readdirSync(bench.path).sort(), ['f', 'g']);
   });
 
+  test('two that change one file at the same time: one after the other, and of one ETag one', async () => {
+    const [a, b] = ['a', 'b'].map((letter) => letter.repeat(3 * 2 ** 20)) as [string, string];
+    await write('log', '');
+    await Promise.all([write('log', a, { append: true }), write('log', b, { append: true })]);
+    const now = readFileSync(on('log'), 'utf8');
+    assert.ok(now === a + b || now === b + a, 'none is among the other');
+    const change = {
+      append: (ifMatch: string[]) => write('log', b, { append: true, ifMatch }),
+      write: (ifMatch: string[]) => write('log', b, { ifMatch }),
+      remove: (ifMatch: string[]) => bench.files.remove({ workspace, path: 'log', ifMatch }),
+    };
+    for (const first of Object.values(change))
+      for (const second of Object.values(change)) {
+        const { etag = '' } = await write('log', a);
+        const both = await Promise.allSettled([first([etag]), second([etag])]);
+        assert.equal(
+          both.filter(({ status }) => status === 'fulfilled').length,
+          1,
+          `${first.name} ${second.name}`,
+        );
+      }
+  });
+
   test('append: all or nothing, also where the file is new', async () => {
     assert.equal((await write('log', 'a', { append: true })).created, true);
     assert.equal((await write('log', 'b', { append: true })).size, 2);

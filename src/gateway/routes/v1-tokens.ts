@@ -228,14 +228,16 @@ export function tokenRoutes(app: FastifyInstance, store: Store, quota: Quota): v
   addRoute(app, {
     method: 'DELETE',
     url: '/v1/tokens/:id',
-    summary: 'Revoke a token, at once and for good',
+    summary: 'Revoke a token, at once and for good; its connections are closed, its runs ended',
     scope: 'admin',
     params: TokenParams,
     answers: { 204: Type.Null() },
     errors: ['token_not_found'],
-    handler: ({ params: { id }, request }) => {
+    handler: ({ params: { id }, request, reply }) => {
       request.ending.subject = () => ({ token: id });
       tokens.revoke(id);
+      app.calls.drop(id, reply);
+      app.book.cancelAll(id);
     },
   });
 }

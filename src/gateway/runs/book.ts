@@ -184,6 +184,12 @@ export class RunBook implements RunObserver {
     return run;
   }
 
+  /** Ends all runs of a token that has been revoked; those that wait do not begin. */
+  cancelAll(owner: string): void {
+    for (const run of [...this.#live.values()])
+      if (run.record.owner === owner && !this.#background.drop(run)) run.cancel('client');
+  }
+
   /**
    * The events of a run: all, or those after one of them.
    *

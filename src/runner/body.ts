@@ -53,6 +53,8 @@ export class Body implements AsyncIterable<Uint8Array>, Pourable {
     const iterate = this.#iterate();
     return {
       next: () => {
+        // Aborted before: its descriptor may be another file's by now.
+        if (this.#released && !this.#begun) return Promise.reject(cancelled());
         this.#begun = true;
         return iterate.next();
       },
@@ -69,10 +71,12 @@ export class Body implements AsyncIterable<Uint8Array>, Pourable {
     try {
       for await (const piece of this.#source) {
         yield piece;
-        if (this.#signal.aborted) throw new NoxError('cancelled', 'The download was cancelled');
+        if (this.#signal.aborted) throw cancelled();
       }
     } finally {
       this.#release();
     }
   }
 }
+
+const cancelled = () => new NoxError('cancelled', 'The download was cancelled');

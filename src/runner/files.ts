@@ -75,7 +75,9 @@ export class Files extends ReadFiles {
       await this.#unpackInto(staging, path, format, body);
       const make = await this.#making(names);
       await disk.still();
-      await withOpened(this.state, path, ({ walk }) => staging?.place(walk.to(names, { make })), conflict);
+      const placed = staging;
+      const take = ({ walk }: Opened) => placed.place(walk.to(names, { make }));
+      await workspace.oneByOne(() => withOpened(this.state, path, take, conflict));
       const { entries, bytes } = staging;
       return { entries, bytes };
     } catch (error) {

@@ -12,7 +12,7 @@ import { RunInput, type RunEvent, type RunRequest, type RunResult } from '../pro
 import { decideOutcome, type ImposedCause, type Outcome } from '../protocol/outcome.ts';
 import { validator } from '../protocol/validate.ts';
 import type { LaunchedRun, LaunchEnd, Launcher, LaunchPlan } from './launch.ts';
-import type { FinalSample, Meter } from './meter.ts';
+import type { FinalSample, Meter, Sample } from './meter.ts';
 import { changesBetween, look } from './changes.ts';
 import { placeProgram, shownAs, type Place, type PlacedProgram } from './program.ts';
 import type { Runtimes } from './runtime.ts';
@@ -263,7 +263,8 @@ class Run {
     if (pids.length === 0) return;
     if (!this.#told) this.#sink.push({ type: 'started' });
     this.#told = true;
-    const sample = meter.sample(pids);
+    const sample = sampleOf(meter, pids);
+    if (sample === undefined) return;
     const { limits } = this.#order;
     if (sample.cpuSeconds > limits.cpuSeconds) impose('cpu_limit');
     if (sample.memoryBytes > limits.memoryBytes) impose('memory_limit');
@@ -313,6 +314,15 @@ class Run {
   #limitValue(name: LimitName): number {
     const scratch = 'group' in this.#place;
     return name === 'workspaceBytes' && !scratch ? this.#place.disk.limit : this.#order.limits[name];
+  }
+}
+
+/** One that cannot be read, since no file can be opened (EMFILE), is missed: the next is due in a moment. */
+function sampleOf(meter: Meter, pids: readonly number[]): Sample | undefined {
+  try {
+    return meter.sample(pids);
+  } catch {
+    return undefined;
   }
 }
 

@@ -582,6 +582,24 @@ describe('what ends a run early', () => {
   });
 });
 
+test('a sample that cannot be read is missed, and the next one counts', async () => {
+  mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  const call = new Call();
+  const run = await launched();
+  const [meter] = meters;
+  assert.ok(meter !== undefined);
+  const failing = mock.method(meter, 'sample', () => {
+    throw new Error('EMFILE');
+  });
+  mock.timers.tick(50);
+  assert.deepEqual([failing.mock.callCount(), run.kills], [1, 0]);
+  failing.mock.restore();
+  meter.now = { ...meter.now, memoryBytes: 512 * MIB + 1 };
+  mock.timers.tick(50);
+  run.end({ kind: 'killed' });
+  assert.equal((await call.settled).outcome, 'memory_limit');
+});
+
 describe('what a run holds', () => {
   const failures: readonly (readonly [string, () => void])[] = [
     [

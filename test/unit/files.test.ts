@@ -603,3 +603,15 @@ test('what only stands in for the code of a run is hidden; a file of the clientâ
   own.release(again);
   assert.equal(readFileSync(on('run.py'), 'utf8'), 'my own');
 });
+
+test('a download that is aborted before its first piece reads nothing', async () => {
+  await write('f', 'text');
+  const before = openDescriptors();
+  const stop = new AbortController();
+  const { body } = await bench.files.read({ workspace, path: 'f' }, stop.signal);
+  stop.abort();
+  assert.equal(openDescriptors(), before);
+  await assert.rejects(async () => {
+    for await (const piece of body) assert.fail(String(piece));
+  }, rejectsWith('cancelled'));
+});

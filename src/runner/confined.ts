@@ -5,8 +5,8 @@
  * of a user namespace in which only the files' owner is mapped, with /usr and the given directories as their whole
  * world: whatever name a run swaps, it leads nowhere else.
  */
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
+import { spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
 import { NoxError } from '../protocol/errors.ts';
 import { BWRAP, rootLinks } from './host.ts';
 
@@ -39,28 +39,59 @@ export async function runConfined(
   const links = [...rootLinks()].flatMap(([name, target]) => ['--symlink', target, name]);
   const args = [
     ...['--unshare-user', '--unshare-pid', '--unshare-net', '--unshare-ipc'],
-    ...['--die-with-parent', '--new-session', '--uid', '0', '--gid', '0', '--cap-drop', 'ALL'],
+    ...['--die-with-parent', '--uid', '0', '--gid', '0', '--cap-drop', 'ALL'],
     ...CAPABILITIES[may].flatMap((name) => ['--cap-add', name]),
     ...['--ro-bind', '/usr', '/usr', ...links],
     ...binds.flatMap(({ from, at, writable }) => [writable === true ? '--bind' : '--ro-bind', from, at]),
     ...['--chdir', '/', '--', ...argv],
   ];
-  const options = {
-    env: { LC_ALL: 'C' },
-    maxBuffer: OUTPUT_MAX,
-    ...(signal === undefined ? {} : { signal }),
-  };
-  return promisify(execFile)(BWRAP, args, options).then(
-    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
-    (error: unknown) => {
-      const failed = error as { code?: unknown; stdout?: string; stderr?: string };
-      if (signal?.aborted === true)
-        throw new NoxError('cancelled', 'The call was cancelled', { cause: error });
-      return {
-        code: typeof failed.code === 'number' ? failed.code : null,
-        stdout: failed.stdout ?? '',
-        stderr: failed.stderr || String(error),
-      };
-    },
-  );
+  checkWanted(signal);
+  const ended = await ending(args, signal);
+  if (ended.code !== 0) checkWanted(signal);
+  return ended;
+}
+
+/** Resolves when nothing of it is alive. */
+function ending(args: readonly string[], signal: AbortSignal | undefined): Promise<Ended> {
+  return new Promise((resolve) => {
+    // A session of its own, whose processes are killed together: where bwrap alone is killed as it starts, its child
+    // waits for a word of it without an end, or goes on; only later does the child die with it.
+    const child = spawn(BWRAP, args, {
+      env: { LC_ALL: 'C' },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    });
+    const stdout = kept(child.stdout);
+    const stderr = kept(child.stderr);
+    const end = () => {
+      if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+      process.kill(-child.pid, 'SIGKILL');
+    };
+    signal?.addEventListener('abort', end, { once: true });
+    const done = (code: number | null, error: string) => {
+      signal?.removeEventListener('abort', end);
+      resolve({ code, stdout: stdout(), stderr: stderr() || error });
+    };
+    child.once('error', (error) => {
+      done(null, String(error));
+    });
+    child.once('close', (code, ended) => {
+      done(code, `ended by ${String(ended)}`);
+    });
+  });
+}
+
+/** @returns what it has said, of which the rest is not kept */
+function kept(stream: Readable): () => string {
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  stream.on('data', (piece: Buffer) => {
+    if (bytes < OUTPUT_MAX) pieces.push(piece.subarray(0, OUTPUT_MAX - bytes));
+    bytes += piece.length;
+  });
+  return () => Buffer.concat(pieces).toString();
+}
+
+function checkWanted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw new NoxError('cancelled', 'The call was cancelled');
 }

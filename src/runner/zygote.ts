@@ -80,6 +80,7 @@ export class Zygote {
   constructor(options: ZygoteOptions) {
     // Spawned without stdio, if descriptors are short: then there is nobody to talk to, and 'error' comes next.
     this.#child = spawn(BWRAP, options.argv, {
+      detached: true,
       // Bound now, the names of libraries need not be looked up in every copy.
       env: { ...options.env, PYTHONPATH: ZYGOTE_DIR, LD_BIND_NOW: '1' },
       cwd: '/',
@@ -175,8 +176,9 @@ export class Zygote {
   /** Ends every process of the sandbox. */
   kill(): void {
     if (this.#exited || this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    // bwrap has not been waited for, so its pid is its own. It dies, and process 1 with it: `--die-with-parent`.
-    this.#child.kill('SIGKILL');
+    // bwrap has not been waited for, so its pid is its own. It dies, and process 1 with it: `--die-with-parent`. As it
+    // starts that does not hold yet, and its child is still of its process group.
+    if (this.#child.pid !== undefined) process.kill(-this.#child.pid, 'SIGKILL');
   }
 
   #heard(line: string): void {

@@ -9,17 +9,16 @@
  * clone and a snapshot are made beside live runs, and show each file as it was at some moment in between.
  */
 import { randomBytes } from 'node:crypto';
-import { closeSync, mkdirSync, readdirSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { NoxError } from '../protocol/errors.ts';
 import { FILE_BYTES, shareOf } from '../protocol/limits.ts';
 import type { Asks } from '../protocol/operations.ts';
 import type { SnapshotInfo, WorkspaceInfo, WorkspaceUsage } from '../protocol/workspaces.ts';
 import { DiskWatch } from './disk.ts';
+import { replaceFiles } from './restore.ts';
 import { type Kept, Shelf } from './shelf.ts';
 import { copyTree, removeTree, usageOf } from './trees.ts';
 import { inTurn } from './turns.ts';
-import { at, moveEntry, openDirectory, self } from './walk.ts';
 import { Workspace } from './workspace.ts';
 import { WorkspaceState } from './workspace-state.ts';
 
@@ -108,7 +107,11 @@ export class Workspaces {
   /** Of a restore that a crash has cut short. */
   async #finish(id: string, snapshot: string): Promise<void> {
     this.#unfinished.add(id);
-    await this.#fill(id, snapshot, Number.MAX_SAFE_INTEGER).catch(this.#options.onFault);
+    await this.#fill(id, snapshot, Number.MAX_SAFE_INTEGER).catch((cause: unknown) => {
+      const note = `${this.#options.dir}/${id}/restore`;
+      const message = `the restore of ${id} from ${snapshot} is not finished, and its files are a part: restore a snapshot again, or remove ${note} and start again to take them as they are`;
+      this.#options.onFault(new Error(message, { cause }));
+    });
   }
 
   get(id: string): WorkspaceState {
@@ -117,7 +120,7 @@ export class Workspaces {
     if (this.#unfinished.has(id))
       throw new NoxError(
         'workspace_conflict',
-        `workspace: a restore of ${JSON.stringify(id)} could not be finished, and it has a part of its files: restore a snapshot of it, or delete it`,
+        `workspace: a restore of ${JSON.stringify(id)} could not be finished, and it has a part of its files: restore a snapshot of it; the runner’s log says what else can be done`,
       );
     return this.#stateOf(kept);
   }
@@ -413,43 +416,19 @@ export class Workspaces {
   }
 
   async #fill(id: string, snapshot: string, limit: number): Promise<void> {
-    const path = this.#pathOf(id);
-    new Workspace(path).prepare();
-    const root = openDirectory(path);
-    const [fresh, old] = [newTemporary(), newTemporary()];
-    try {
-      mkdirSync(at(root, fresh), { mode: 0o755 });
-      mkdirSync(at(root, old), { mode: 0o700 });
-      // No run is alive: the name stays what it is.
-      await copyTree(this.#shelf.snapshotFiles(id, snapshot), `${path}/${fresh}`, limit);
-      this.#shelf.noteRestore(id, snapshot);
-      const [from, into] = [openDirectory(at(root, fresh)), openDirectory(at(root, old))];
-      const own = (name: string) => name !== fresh && name !== old;
-      const begun = this.#unfinished.has(id);
-      let away = false;
-      this.#unfinished.add(id);
-      try {
-        await moveEntries(root, into, own);
-        away = true;
-        await moveEntries(from, root, () => true);
-      } catch (error) {
-        // Where the one before was not finished either, there is nothing whole to go back to.
-        if (begun) throw error;
-        if (away) await moveEntries(root, from, own);
-        await moveEntries(into, root, () => true);
+    await replaceFiles(this.#pathOf(id), this.#shelf.snapshotFiles(id, snapshot), limit, {
+      // Where the one before was not finished, there is nothing whole to go back to.
+      undo: !this.#unfinished.has(id),
+      begin: () => {
+        this.#shelf.noteRestore(id, snapshot);
+        this.#unfinished.add(id);
+      },
+      end: () => {
         this.#shelf.noteRestore(id, undefined);
         this.#unfinished.delete(id);
-        throw error;
-      } finally {
-        closeSync(from);
-        closeSync(into);
-      }
-      this.#shelf.noteRestore(id, undefined);
-      this.#unfinished.delete(id);
-    } finally {
-      closeSync(root);
-      for (const name of [fresh, old]) await removeTree(path, name).catch(this.#options.onFault);
-    }
+      },
+      onFault: this.#options.onFault,
+    });
   }
 
   /** While a workspace is taken away: what is under way in it ends, if it may be ended. */
@@ -548,15 +527,6 @@ export class Workspaces {
 
 const sumOf = (snapshots: readonly SnapshotInfo[]): number =>
   snapshots.reduce((sum, { bytes }) => sum + bytes, 0);
-
-async function moveEntries(from: number, to: number, which: (name: string) => boolean): Promise<void> {
-  for (const [index, name] of readdirSync(self(from), 'latin1').filter(which).entries()) {
-    moveEntry(from, name, to, name);
-    if (index % 256 === 0) await setImmediate();
-  }
-}
-
-const newTemporary = (): string => `.nox-${randomBytes(12).toString('hex')}.tmp`;
 
 /** 16 characters of 36: more than 80 bits. */
 function newId(prefix: string): string {

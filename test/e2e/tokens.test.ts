@@ -159,6 +159,9 @@ for (const split of [false, true]) {
         const open = (body['runs'] as Json[]).filter(({ state }) => state !== 'ended');
         return open.length === 1 && open[0]?.['id'] === other.body['id'] && sleeping(seconds) === 0;
       });
+      const { body } = await call('GET', '/v1/runs?limit=100&outcome=cancelled');
+      const reasons = (body['runs'] as Json[]).map(({ reason }) => reason);
+      assert.deepEqual(new Set(reasons), new Set(['its token was revoked']));
       await call('POST', `/v1/runs/${String(other.body['id'])}/cancel`);
     });
 

@@ -784,6 +784,14 @@ describe('what is refused before it costs a slot', () => {
 });
 
 describe('health', () => {
+  /** The next try, as the run of this number, gets through. */
+  const mends = async (count: number) => {
+    mock.timers.tick(1000);
+    (await launched(count)).end();
+    await quiet();
+    assert.equal((await executor.health()).ok, true);
+  };
+
   test('a sandbox_error makes it bad, in plain words; a run that gets through makes it good', async () => {
     assert.deepEqual(await executor.health(), { ok: true, status: 'ok' });
     await runTo(BROKEN);
@@ -816,10 +824,7 @@ describe('health', () => {
     retry.end(BROKEN);
     await quiet();
     assert.equal((await executor.health()).ok, false);
-    mock.timers.tick(1000);
-    (await launched(3)).end();
-    await quiet();
-    assert.equal((await executor.health()).ok, true);
+    await mends(3);
     mock.timers.tick(60_000);
     await quiet();
     assert.equal(launcher.runs.length, 3);
@@ -834,10 +839,7 @@ describe('health', () => {
     second.end({ kind: 'killed' });
     await quiet();
     assert.equal((await executor.health()).ok, false);
-    mock.timers.tick(1000);
-    (await launched(3)).end();
-    await quiet();
-    assert.equal((await executor.health()).ok, true);
+    await mends(3);
   });
 
   test('it goes on trying when a try cannot even be launched', async () => {
@@ -847,10 +849,7 @@ describe('health', () => {
     mock.timers.tick(1000);
     await quiet();
     launcher.failure = undefined;
-    mock.timers.tick(1000);
-    (await launched(2)).end();
-    await quiet();
-    assert.equal((await executor.health()).ok, true);
+    await mends(2);
   });
 
   test('it goes on trying while the workspace of the try is being restored', async () => {
@@ -863,10 +862,7 @@ describe('health', () => {
     await quiet();
     assert.equal((await executor.health()).ok, false);
     refusal = undefined;
-    mock.timers.tick(1000);
-    (await launched(2)).end();
-    await quiet();
-    assert.equal((await executor.health()).ok, true);
+    await mends(2);
   });
 
   test('while it stops it is not healthy', async () => {

@@ -236,8 +236,9 @@ export function tokenRoutes(app: FastifyInstance, store: Store, quota: Quota): v
     handler: ({ params: { id }, request, reply }) => {
       request.ending.subject = () => ({ token: id });
       tokens.revoke(id);
-      app.calls.drop(id, reply);
+      // First, so that it is the reason that is told.
       app.book.cancelAll(id);
+      app.calls.drop(id, reply);
     },
   });
 }

@@ -12,7 +12,7 @@ import { ADMIN } from '../principal.ts';
 import { newRunId } from '../store/ids.ts';
 import type { Store } from '../store/store.ts';
 import { recordOf, type RunKeeper, type RunOrder } from './keeper.ts';
-import { LiveRun, type RunObserver } from './live.ts';
+import { LiveRun, type CancelReason, type RunObserver } from './live.ts';
 import type { FileLog } from './log.ts';
 import type { RunRecord } from './record.ts';
 import { Logged } from './sink.ts';
@@ -139,11 +139,11 @@ export class Background {
   }
 
   /** @returns whether it waited, and is now ended */
-  drop(run: LiveRun): boolean {
+  drop(run: LiveRun, why: CancelReason): boolean {
     const at = this.#queued.indexOf(run);
     if (at < 0) return false;
     this.#queued.splice(at, 1);
-    run.drop('client');
+    run.drop(why);
     this.#forget(run);
     return true;
   }

@@ -17,7 +17,7 @@ import type { Store } from '../store/store.ts';
 import { Background } from './background.ts';
 import { linesOf, outputOf } from './events.ts';
 import { recordOf, RunKeeper, type RunOrder } from './keeper.ts';
-import { LiveRun, type RunObserver } from './live.ts';
+import { LiveRun, type CancelReason, type RunObserver } from './live.ts';
 import { MemoryLog } from './log.ts';
 import { viewOf, type RunRecord } from './record.ts';
 import { Collected, Logged, type OutputSink } from './sink.ts';
@@ -180,14 +180,17 @@ export class RunBook implements RunObserver {
   /** @throws NoxError `run_not_found`, `run_ended` */
   cancel(id: string, principal: Principal): LiveRun {
     const run = this.alive(id, principal);
-    if (!this.#background.drop(run)) run.cancel('client');
+    this.#end(run, 'client');
     return run;
   }
 
   /** Ends all runs of a token that has been revoked; those that wait do not begin. */
   cancelAll(owner: string): void {
-    for (const run of [...this.#live.values()])
-      if (run.record.owner === owner && !this.#background.drop(run)) run.cancel('client');
+    for (const run of [...this.#live.values()]) if (run.record.owner === owner) this.#end(run, 'revoked');
+  }
+
+  #end(run: LiveRun, why: CancelReason): void {
+    if (!this.#background.drop(run, why)) run.cancel(why);
   }
 
   /**

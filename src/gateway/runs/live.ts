@@ -11,7 +11,7 @@ import type { RunRecord } from './record.ts';
 import type { OutputSink } from './sink.ts';
 
 /** Why a run was ended from here. */
-export type CancelReason = 'client' | 'abandoned' | 'stopped';
+export type CancelReason = 'client' | 'abandoned' | 'revoked' | 'stopped';
 
 /** Input that waits for the run; more is refused. */
 const INPUT_BYTES = 1024 * 1024;
@@ -175,8 +175,8 @@ export class LiveRun {
       return { result: how, startedAt: Math.min(startedAt ?? began, began) };
     }
     // The runner gives no result to whoever has cancelled.
-    if (why === 'client' || why === 'abandoned') return { outcome: 'cancelled', reason: REASONS[why] };
     if (why === 'stopped') return { outcome: 'sandbox_error', reason: REASONS.stopped };
+    if (why !== undefined) return { outcome: 'cancelled', reason: REASONS[why] };
     if (this.record.startedAt === null) return { error: { code: how.code, detail: how.message } };
     return { outcome: 'sandbox_error', reason: how.message };
   }
@@ -185,6 +185,7 @@ export class LiveRun {
 const REASONS: Readonly<Record<CancelReason, string>> = {
   client: 'cancelled by its client',
   abandoned: 'its client went away and did not come back',
+  revoked: 'its token was revoked',
   stopped: 'the server stopped while it was under way',
 };
 

@@ -400,3 +400,22 @@ describe('hostile archives are refused, and leave nothing', () => {
     assert.equal(statSync(on('to/d/h')).ino, statSync(on('to/f')).ino);
   });
 });
+
+test('two archives into one directory at the same time: each wholly, or nothing of it', async () => {
+  // A name of the one is a file, of the other a directory; there are so many that the event loop turns in between.
+  const members = (letter: string, last: Member) => [
+    ...Array.from({ length: 700 }, (_, n) => ({ name: `${letter}${String(n)}`, data: letter })),
+    last,
+  ];
+  mkdirSync(on('to'));
+  const done = await Promise.allSettled([
+    unpack('tar.gz', tar(...members('a', { name: 'z', data: 'a file' }))),
+    unpack('tar.gz', tar(...members('b', { name: 'z/f', data: 'in a directory' }))),
+  ]);
+  const names = readdirSync(on('to'));
+  for (const [index, letter] of ['a', 'b'].entries()) {
+    const there = names.filter((name) => name.startsWith(letter)).length;
+    assert.equal(there, done[index]?.status === 'fulfilled' ? 700 : 0, letter);
+  }
+  assert.equal(done.filter(({ status }) => status === 'fulfilled').length, 1);
+});

@@ -139,7 +139,7 @@ async function* run(
         return;
       }
     }
-    throw broken(signal);
+    throw broken(signal, undefined, { unsent: !interactive && unread(socket) });
   } finally {
     window.close();
     signal.removeEventListener('abort', onAbort);
@@ -147,6 +147,15 @@ async function* run(
     if (answered && !signal.aborted && !interactive) pool.giveBack(frames);
     else socket.destroy();
   }
+}
+
+/**
+ * Whether the other side ended without having read all that was written to it: ECONNRESET where it left bytes in the
+ * socket or had not accepted it yet, EPIPE where it was gone before (Linux, net/unix/af_unix.c: unix_release_sock,
+ * unix_stream_sendmsg). A call that was not read to its end was not begun.
+ */
+function unread({ errored }: Socket): boolean {
+  return errored !== null && 'code' in errored && (errored.code === 'ECONNRESET' || errored.code === 'EPIPE');
 }
 
 /** Ends with the connection, whatever comes then. */

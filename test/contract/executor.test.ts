@@ -1,6 +1,9 @@
 /** What every transport must do alike: one suite, run over each. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readFile, readdir, rm } from 'node:fs/promises';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { pino } from 'pino';
@@ -542,6 +545,41 @@ describe('the end of the runner', () => {
       rejectsWith('runner_unavailable'),
     );
     assert.deepEqual(await executor.health(), { ok: false, status: 'the runner does not answer' });
+  });
+
+  // A runner that is killed: the kernel closes its sockets one by one, the one that it listens on perhaps last.
+  const LOST: readonly (readonly [string, boolean, (socket: Socket) => void])[] = [
+    ['before it has read the call', true, (socket) => socket.destroy()],
+    ['when it has read the call', false, (socket) => socket.resume().once('data', () => socket.destroy())],
+  ];
+  for (const [when, unsent, end] of LOST)
+    test(`unix socket: a connection that breaks ${when} ${unsent ? 'can' : 'cannot'} be tried again`, async (t) => {
+      const path = join(dir, 'lost.sock');
+      const server = createServer({ pauseOnConnect: true }, end).listen(path);
+      t.after(() => server.close());
+      await once(server, 'listening');
+      await assert.rejects(
+        collect(connectSocket(path), shell('true')),
+        (error) => rejectsWith('runner_unavailable')(error) && (error as NoxError).unsent === unsent,
+      );
+    });
+
+  test('unix socket: a connection that was never accepted can be tried again', async (t) => {
+    const path = join(dir, 'deaf.sock');
+    const deaf = `require('node:net').createServer().listen(${JSON.stringify(path)}, () => {
+      require('node:fs').writeSync(1, 'up');
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 60000);
+    })`;
+    const child = spawn(process.execPath, ['-e', deaf], { stdio: ['ignore', 'pipe', 'inherit'] });
+    t.after(() => child.kill('SIGKILL'));
+    await once(child.stdout, 'data');
+    const lost = assert.rejects(
+      collect(connectSocket(path), shell('true')),
+      (error) => rejectsWith('runner_unavailable')(error) && (error as NoxError).unsent,
+    );
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    child.kill('SIGKILL');
+    await lost;
   });
 });
 

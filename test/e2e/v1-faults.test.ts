@@ -14,6 +14,7 @@ import {
   post,
   restart,
   runSh,
+  TOKEN,
   withServer,
   type Server,
 } from '../support/server.ts';
@@ -115,6 +116,11 @@ test('runner killed -9 under a batch: what has begun does not run again, what ha
     const body = { runs: [0, 1, 2, 3, 4].map(item) };
     const answer = call(server, 'POST', '/v1/batch', body);
     await eventually('two run', () => sleeping(seconds) === 2);
+    await eventually('the runner has the third', async () => {
+      const headers = { authorization: `Bearer ${TOKEN}` };
+      const metrics = await fetch(`${server.url}/metrics`, { headers });
+      return (await metrics.text()).includes('\nnox_queue_length 1\n');
+    });
     await kill(server, 'runner');
     await eventually('they are not alive', () => sleeping(seconds) === 0);
     // What is begun now finds no runner.

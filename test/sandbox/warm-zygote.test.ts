@@ -40,11 +40,14 @@ for (const victim of ['zygote', 'bwrap', 'init'] as const) {
         `import time\nopen('on', 'w').close()\nprint('half', flush=True)\ntime.sleep(3)\nprint('whole')`,
       );
       await until('the run is under way', () => isThere(join(of.workspace, 'on')));
-      const victims =
-        victim === 'init'
-          ? children(pids.zygote).filter((pid) => /run\.py/.test(read(`/proc/${pid}/cmdline`)))
-          : [pids[victim]];
-      for (const pid of victims) process.kill(pid, 'SIGKILL');
+      const init = children(pids.zygote).find(
+        (pid) =>
+          read(`/proc/${pid}/cmdline`).includes('run.py') &&
+          /^NSpid:.*\t1$/m.test(read(`/proc/${pid}/status`)),
+      );
+      const killed = victim === 'init' ? init : pids[victim];
+      assert.ok(killed !== undefined);
+      process.kill(killed, 'SIGKILL');
       const answer = await running;
       assert.notEqual(answer.status, 200, JSON.stringify(answer.body));
       assert.equal((answer.body as Record<string, unknown>)['code'], 'sandbox_error');

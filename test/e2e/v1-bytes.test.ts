@@ -57,11 +57,12 @@ for (const split of [true, false])
     test('it comes while the program runs, which takes input and signals as ever', async () => {
       const response = await ask({ ...sh('echo first; read word; echo $word; sleep 60'), interactive: true });
       const id = String(response.headers['nox-run-id']);
-      assert.equal(String((await once(response, 'data'))[0]), 'first\n');
+      const pieces = response[Symbol.asyncIterator]();
+      assert.equal(String((await pieces.next()).value), 'first\n');
       await call(server, 'POST', `/v1/runs/${id}/stdin`, { text: 'second\n' });
-      assert.equal(String((await once(response, 'data'))[0]), 'second\n');
+      assert.equal(String((await pieces.next()).value), 'second\n');
       await call(server, 'POST', `/v1/runs/${id}/signal`, { signal: 'SIGTERM' });
-      await whole(response);
+      assert.equal((await pieces.next()).done, true);
       assert.equal(response.trailers['nox-outcome'], 'signaled');
       assert.equal(response.trailers['nox-exit-code'], '');
     });

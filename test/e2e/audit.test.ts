@@ -153,7 +153,8 @@ describe('the writer', () => {
     const entries = lines.map((line) => JSON.parse(line) as { n?: number; lost?: number });
     assert.equal(errors, 1, logged.join(''));
     assert.equal(logged.filter((line) => line.includes('writing again')).length, 1);
-    assert(slowest < 50, `a line took ${slowest} ms`);
+    // One that waited for room would wait for the next try, a second later.
+    assert(slowest < 500, `a line took ${slowest} ms`);
     let next = 0;
     let lost = 0;
     for (const entry of entries) {

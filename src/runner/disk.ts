@@ -220,7 +220,10 @@ export class DiskWatch {
   /** Whether the file system has filled by more than the workspace had left, whoever filled it. */
   #isOutgrown(): boolean {
     const { bytes, files } = this.#filled();
-    const { used, filled } = this.#base;
+    const { used, filled: before } = this.#base;
+    // What others have freed since hides nothing that is written here.
+    const filled = { bytes: Math.min(bytes, before.bytes), files: Math.min(files, before.files) };
+    this.#base = { used, filled };
     const grown = shareOf({ bytes: bytes - filled.bytes, entries: files - filled.files });
     return grown > Math.max(this.limit - used, Math.min(STEP_BYTES, this.limit * STEP_PART));
   }

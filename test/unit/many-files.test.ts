@@ -4,10 +4,20 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { linkSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import fs, {
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, afterEach, beforeEach, describe, test } from 'node:test';
+import { after, afterEach, beforeEach, describe, mock, test } from 'node:test';
 import { FILE_BYTES } from '../../src/protocol/limits.ts';
 import { NoxError } from '../../src/protocol/errors.ts';
 import { usageOf } from '../../src/runner/trees.ts';
@@ -33,11 +43,34 @@ function make() {
 }
 
 let bench: ReturnType<typeof make>;
+/** Entries of others on the file system. */
+let others = 0;
+/** As of a file system of its own: on that of the machine others make and remove files meanwhile. */
+function ownFileSystem(dir: string): void {
+  mock.method(fs, 'statfsSync', () => {
+    const found = readdirSync(dir, { recursive: true }).map((name) =>
+      lstatSync(join(dir, String(name)), { throwIfNoEntry: false }),
+    );
+    const blocks = found.reduce((sum, stats) => sum + (stats?.blocks ?? 0), 0);
+    return {
+      blocks: 2 ** 30,
+      bfree: 2 ** 30 - blocks,
+      bsize: 512,
+      files: 2 ** 20,
+      ffree: 2 ** 20 - found.length - others,
+    };
+  });
+  syncBuiltinESMExports();
+}
 beforeEach(() => {
   bench = make();
+  others = 0;
   mkdirSync(bench.path);
+  ownFileSystem(bench.path);
 });
 afterEach(() => {
+  mock.restoreAll();
+  syncBuiltinESMExports();
   bench.workspaces.close();
   rmSync(bench.dir, { recursive: true });
   assert.deepEqual(bench.faults, []);
@@ -99,6 +132,15 @@ describe('a client that makes many names', () => {
     for (let n = 0; n < MAX; n += 1) symlinkSync('x', join(bench.path, String(n)));
     await assert.rejects(() => bench.files.write({ workspace, path: 'f' }, pieces('')), isFull);
     assert.equal(await entries(), MAX);
+  });
+
+  test('what others free meanwhile hides nothing that is made here', async () => {
+    others = 10 * MAX;
+    await bench.files.write({ workspace, path: 'before' }, pieces('x'));
+    others = 0;
+    await bench.files.write({ workspace, path: 'after' }, pieces('x'));
+    for (let n = 0; n < MAX; n += 1) symlinkSync('x', join(bench.path, String(n)));
+    await assert.rejects(() => bench.files.write({ workspace, path: 'f' }, pieces('')), isFull);
   });
 
   test('further names of one file are entries too', async () => {

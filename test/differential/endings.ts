@@ -180,7 +180,7 @@ export const ENDINGS: Readonly<Record<string, string>> = {
   'coroutine-never-awaited': `async def f(): pass\nx = f()\nprint('end')`,
   'async-generator-left': `import asyncio\nasync def g():\n    try: yield 1\n    finally: print('finally')\nasync def main():\n    global x\n    x = g()\n    await x.__anext__()\nasyncio.run(main())\nprint('end')`,
   'event-loop-left': `import asyncio\nloop = asyncio.new_event_loop()\nloop.call_soon(print, 'never')\nloop.run_until_complete(asyncio.sleep(0))\nprint('end')`,
-  'executor-left': `from concurrent.futures import ThreadPoolExecutor\nimport time\ne = ThreadPoolExecutor(2)\nfor n in range(3): e.submit(lambda n=n: (time.sleep(0.02 * n + 0.02), print(n)))\nprint('end')`,
+  'executor-left': `from concurrent.futures import ThreadPoolExecutor\nimport threading, time\ne = ThreadPoolExecutor(2)\nturn = [threading.Event() for _ in range(4)]\nfor n in range(3): e.submit(lambda n=n: (turn[n].wait(), time.sleep(0.02), print(n), turn[n + 1].set()))\nprint('end')\nturn[0].set()`,
   'logging-memory-handler': `import logging, logging.handlers, sys\nlogging.getLogger().addHandler(logging.handlers.MemoryHandler(100, target=logging.StreamHandler(sys.stdout)))\nlogging.warning('kept')\nprint('end')`,
   'sqlite-uncommitted': `import sqlite3\nc = sqlite3.connect(':memory:')\nc.execute('create table t(x)')\nc.execute('insert into t values (1)')\nprint(c.in_transaction)`,
   'exit-stack-left': `import contextlib, io, sys\ns = contextlib.ExitStack()\ns.callback(print, 'never')\nprint('end')`,

@@ -16,6 +16,7 @@ import {
   runSh,
   startServer,
   TOKEN,
+  withServer,
   type RunAnswer,
   type Server,
 } from '../support/server.ts';
@@ -106,13 +107,15 @@ while not os.path.exists('seen'): time.sleep(0.01)`;
 
 test('leaves daemons behind at its timeout', async () => {
   const seconds = uniqueSeconds();
-  const answer = runPy(brief, `${daemons(seconds)}\nimport time; time.sleep(60)`);
-  await untilPlanted(seconds);
-  const { status, body } = await answer;
-  assert.deepEqual(alive(seconds), []);
-  assert.equal(status, 408);
-  assert.equal(body.stdout, 'planted\n');
-  await assertHealthy(brief);
+  await withServer({ env: { NOX_TIMEOUT: '5' } }, async (of) => {
+    const answer = runPy(of, `${daemons(seconds)}\nimport time; time.sleep(60)`);
+    await untilPlanted(seconds);
+    const { status, body } = await answer;
+    assert.deepEqual(alive(seconds), []);
+    assert.equal(status, 408);
+    assert.equal(body.stdout, 'planted\n');
+    await assertHealthy(of);
+  });
 });
 
 test('ignores SIGTERM and SIGALRM, blocks all signals and stops its children at its timeout', async () => {
@@ -199,6 +202,15 @@ async function usualHealth(of: Server, during: Promise<unknown>): Promise<number
 /** NOX_SLOTS' default. */
 const SLOTS = Math.max(2, availableParallelism());
 
+/** 0 for a process that has ended. */
+function tasksOf(pid: number): number {
+  try {
+    return readdirSync(`/proc/${String(pid)}/task`).length;
+  } catch {
+    return 0;
+  }
+}
+
 /**
  * Below the server is nothing but bwrap, the zygote, and spares: an init with one child that has no thread and no
  * child and sleeps. There is one for each slot at most, so that nothing of a run can pass for one for long.
@@ -208,8 +220,7 @@ function onlySpares(of: Server): boolean {
   // Of each cell its init, and the program that waits for its plan.
   const cells = sandboxes.flatMap(childrenOf).flatMap(childrenOf);
   const waits = (pid: number) =>
-    /^State:\tS/m.test(read(`/proc/${String(pid)}/status`)) &&
-    readdirSync(`/proc/${String(pid)}/task`).length === 1;
+    /^State:\tS/m.test(read(`/proc/${String(pid)}/status`)) && tasksOf(pid) === 1;
   return (
     sandboxes.length === 1 &&
     sandboxes.flatMap(childrenOf).length === 1 &&

@@ -14,6 +14,25 @@ after(() => {
   rmSync(dir, { recursive: true });
 });
 
+/** Polls until it holds: on a busy machine nothing has begun, or gone on, by a given time. */
+async function until(what: string, holds: () => boolean): Promise<void> {
+  for (const end = performance.now() + 30_000; !holds(); await sleep(20))
+    assert.ok(performance.now() < end, what);
+}
+/** What each has counted so far; '' for one that has not begun. */
+function counts(names: readonly string[]): string[] {
+  return names.map((name) => {
+    try {
+      return readFileSync(join(dir, name), 'utf8');
+    } catch {
+      return '';
+    }
+  });
+}
+/** Whether each has counted on since. */
+const wentOn = (names: readonly string[], from: readonly string[]) =>
+  counts(names).every((word, at) => word !== '' && word !== from[at]);
+
 /** Each of them counts in a file of its own; some end, and are made anew. */
 const RESTLESS = `
 import os, sys, time
@@ -38,10 +57,11 @@ test('nothing of it moves meanwhile, and all of it goes on; what was stopped bef
   const stopped = spawn('sleep', ['100']);
   const { pid = 0 } = child;
   const roots = () => [pid, stopped.pid ?? 0];
-  const seen = () => ['a', 'b', 'c'].map((name) => readFileSync(join(dir, name), 'utf8')).join(' ');
+  const names = ['a', 'b', 'c'];
+  const seen = () => counts(names).join(' ');
   try {
     stopped.kill('SIGSTOP');
-    await sleep(500);
+    await until('all have begun', () => wentOn(names, []));
     const held = await frozen(roots, async () => {
       const processes = processTree(roots()).length;
       const before = seen();
@@ -51,8 +71,8 @@ test('nothing of it moves meanwhile, and all of it goes on; what was stopped bef
       return before;
     });
     assert.ok(held !== undefined);
-    await sleep(300);
-    for (const [at, word] of seen().split(' ').entries()) assert.notEqual(word, held.split(' ')[at]);
+    const words = held.split(' ');
+    await until('all of it goes on', () => wentOn(names, words));
     assert.match(readFileSync(`/proc/${String(stopped.pid)}/stat`, 'utf8'), /\) T /);
   } finally {
     // Those that it makes end by themselves; it would make more.
@@ -88,12 +108,12 @@ count('x', other)`;
 test('two that wake each other in turn are held still too', async () => {
   const child = spawn('/usr/bin/python3', ['-c', TURNS, dir], { stdio: 'inherit' });
   const roots = () => [child.pid ?? 0];
-  const seen = () => ['x', 'y'].map((name) => readFileSync(join(dir, name), 'utf8')).join(' ');
+  const names = ['x', 'y'];
+  const seen = () => counts(names).join(' ');
   try {
-    await sleep(500);
-    const first = seen();
-    await sleep(50);
-    assert.notEqual(seen(), first, 'they run');
+    await until('both have begun', () => wentOn(names, []));
+    const first = counts(names);
+    await until('they run', () => wentOn(names, first));
     for (let time = 0; time < 30; time += 1)
       await frozen(roots, async () => {
         const before = seen();

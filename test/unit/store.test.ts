@@ -152,7 +152,9 @@ describe('the file', () => {
     try {
       refused(/nox\.db is in use: another gateway runs on it; stop that one/);
     } finally {
+      const closed = once(child, 'close');
       child.kill('SIGKILL');
+      await closed;
     }
   });
 

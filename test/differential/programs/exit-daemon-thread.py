@@ -8,5 +8,7 @@ def forever():
 
 
 threading.Thread(target=forever, daemon=True).start()
-threading.Thread(target=lambda: (time.sleep(0.05), print('joined at exit'))).start()
+ended = threading.Event()
+threading.Thread(target=lambda: (ended.wait(), time.sleep(0.05), print('joined at exit'))).start()
 print('main ends')
+ended.set()

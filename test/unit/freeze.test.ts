@@ -16,8 +16,11 @@ after(() => {
 
 /** Polls until it holds: on a busy machine nothing has begun, or gone on, by a given time. */
 async function until(what: string, holds: () => boolean): Promise<void> {
-  for (const end = performance.now() + 30_000; !holds(); await sleep(20))
+  const end = performance.now() + 30_000;
+  while (!holds()) {
     assert.ok(performance.now() < end, what);
+    await sleep(20);
+  }
 }
 /** What each has counted so far; '' for one that has not begun. */
 function counts(names: readonly string[]): string[] {

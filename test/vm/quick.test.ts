@@ -15,7 +15,7 @@ test('a machine, from bare to hardened and through its accidents', { timeout: HO
     'the power is cut in the middle of an installation: the next one undoes it, and installs',
     async () => {
       m.execute(noxctl('install'), SLOW).catch(() => undefined);
-      await m.waitUntilSucceeds('test -e /opt/nox/.venv.new || test -e /opt/nox/.venv', SLOW);
+      await m.waitUntilSucceeds('test -e /opt/nox/.venv.new || test -e /opt/nox/.venv', SLOW.seconds);
       await sleep(2000);
       await m.powerCut();
       await m.start();

@@ -293,7 +293,9 @@ class Run implements LaunchedRun {
   }
 
   signal(number: number): void {
-    this.#cell?.signal(number);
+    void this.#started.promise.then(() => {
+      this.#cell?.signal(number);
+    });
   }
 
   async write(data: Uint8Array): Promise<void> {

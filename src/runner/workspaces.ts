@@ -156,9 +156,11 @@ export class Workspaces {
     try {
       return await disk.usage();
     } catch (error) {
-      // It has been deleted meanwhile.
+      // It has been deleted meanwhile, and perhaps made anew.
       this.#find(id);
-      throw error;
+      if (this.#states.get(id)?.disk === disk) throw error;
+      const message = `workspace: ${JSON.stringify(id)} was deleted and made anew meanwhile`;
+      throw new NoxError('workspace_conflict', message, { cause: error });
     }
   }
 

@@ -174,6 +174,28 @@ test('quotas are charged for each item; other runs of the token are waited for',
   });
 });
 
+test('a client that goes away before the first result is no fault of the server', async () => {
+  await withServer({}, async (server) => {
+    for (const accept of ['application/json', 'application/x-ndjson']) {
+      const stop = new AbortController();
+      const body = { runs: [{ command: ['sleep', '60'] }] };
+      const left = send(server, accept, body, stop.signal).then((response) => response.text());
+      left.catch(() => undefined);
+      await eventually('it runs', async () => {
+        const { runs } = await get(server, '/v1/runs?state=running');
+        return Array.isArray(runs) && runs.length === 1;
+      });
+      stop.abort();
+      await assert.rejects(left, { name: 'AbortError' });
+      await eventually('it has ended', async () => {
+        const { runs } = await get(server, '/v1/runs?state=running');
+        return Array.isArray(runs) && runs.length === 0;
+      });
+    }
+    assert.doesNotMatch(server.log(), /"level":50/);
+  });
+});
+
 test('large outputs pass through a small memory', async () => {
   await withServer({ split: true, env: { NOX_MAX_OUTPUT: '8M', NOX_SLOTS: '2' } }, async (server) => {
     const item = python('print("\\x01" * 6_000_000)');

@@ -69,7 +69,9 @@ async function assertAllDiffer(
   const lines = seen.map((text) => text.trimEnd().split('\n'));
   for (const [at, name] of names.entries()) {
     const values = lines.map((each) => each[at]);
-    assert.equal(new Set(values).size, RUNS, `${name}: ${values.join(' ')}`);
+    // A clock sequence has 14 bits (RFC 9562), and libuuid keeps one for each process: two of them may be equal by chance.
+    const chance = name.startsWith('the clock sequence') ? 1 : 0;
+    assert.ok(new Set(values).size >= RUNS - chance, `${name}: ${values.join(' ')}`);
   }
 }
 

@@ -380,9 +380,11 @@ function descriptors(pid: string): string[] {
 }
 
 function descendants(pid: string): string[] {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
-    .trim()
-    .split(' ')
-    .filter(Boolean);
+  let children: string[] = [];
+  try {
+    children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
+  } catch {
+    // It has ended.
+  }
   return children.flatMap((child) => [child, ...descendants(child)]);
 }

@@ -107,7 +107,7 @@ test('runner killed -9 with 20 runs alive of every kind: each is told by name, n
   }));
 
 test('runner killed -9 under a batch: what has begun does not run again, what has not waits for the next runner', () =>
-  withServer({ split: true, env: { NOX_SLOTS: '2', NOX_QUEUE_WAIT: '30' } }, async (server) => {
+  withServer({ split: true, env: { NOX_SLOTS: '2', NOX_QUEUE_WAIT: '120' } }, async (server) => {
     const seconds = mark();
     const item = (n: number) =>
       n < 3

@@ -161,6 +161,15 @@ describe('a connection that breaks', () => {
 });
 
 describe('a live run', () => {
+  test('a signal that is sent at once is not lost, however little of the program has begun', async () => {
+    for (let n = 0; n < 20; n += 1) {
+      const id = idOf(await run(sh('sleep 60', { background: true, interactive: true })));
+      assert.equal((await call('POST', `/v1/runs/${id}/signal`, { signal: 'SIGTERM' })).status, 204);
+      const { outcome, signal } = await ended(id);
+      assert.deepEqual([outcome, signal], ['signaled', 15]);
+    }
+  });
+
   test('stdin, its end, and a signal that passes input which nobody reads', async () => {
     const echo = idOf(await run(sh('cat', { interactive: true, background: true })));
     for (const text of ['one ', 'two '])
@@ -255,7 +264,7 @@ describe('Idempotency-Key', () => {
       quotas: { concurrentRuns: 1 },
     });
     const one = { ...server, token: made.body['secret'] as string };
-    const body = sh('sleep 1', { background: true });
+    const body = sh('sleep 5', { background: true });
     const first = await run(body, { 'idempotency-key': 'k1' }, one);
     assert.equal(first.status, 202, JSON.stringify([made.body, first.body]));
     assert.equal((await run(body, { 'idempotency-key': 'k2' }, one)).body['code'], 'quota_exceeded');

@@ -159,7 +159,8 @@ class Zygote:
         self.control, self.settings, self.program = control, settings, program
         # KeyboardInterrupt is for programs: with a handler, process 1 could be interrupted from inside its namespace.
         _signal.signal(SIGINT, _signal.SIG_DFL)
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, [SIGCHLD])
+        # One for a program that is not begun yet waits until it is (nox_program.py).
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         # The usual one, or the server's if that lets the group write: what runs make is then for both of its users.
         posix.umask(posix.umask(0o022) & 0o022)
         self.null = posix.open('/dev/null', posix.O_RDONLY | posix.O_CLOEXEC)

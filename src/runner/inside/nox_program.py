@@ -117,7 +117,6 @@ class Program:
         calls.add('chdir', self.settings.workspace)
         leave_capabilities(calls)
         calls.add('prctl', PR_SET_DUMPABLE, 1, 0, 0, 0)  # a program may look at itself
-        calls.add('rt_sigprocmask', SIG_SETMASK, bytes(8), 0, 8)
         for resource, values in rlimits(self.settings.limits):
             calls.add('prlimit64', 0, resource, values, 0)
         calls.add('prctl', PR_SET_SECCOMP, 2, self.copy_filter.address, 0, 0)
@@ -142,9 +141,9 @@ class Program:
             calls.add('prlimit64', 0, resource, Hole('limit%d' % resource), 0)
         for signal in (SIGPIPE, SIGXFSZ):
             calls.add('rt_sigaction', signal, bytes(32), 0, 8)
-        calls.add('rt_sigprocmask', SIG_SETMASK, bytes(8), 0, 8)
         calls.add('prctl', PR_SET_SECCOMP, 2, self.command_filter.address, 0, 0)
         calls.add('getrusage', 0, Hole('usage'))
+        calls.add('rt_sigprocmask', SIG_SETMASK, bytes(8), 0, 8)
         calls.go_to(Hole('execution'))
         return calls
 
@@ -184,6 +183,7 @@ class Program:
                 posix.dup2(posix.open('/dev/null', posix.O_RDONLY), 0)
             must(getrusage(0, usage), 'getrusage')
             must(munmap(*shared), 'munmap')
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
         except BaseException as error:
             tell('broken', repr(error).replace('\n', ' '))
             posix._exit(1)

@@ -1,5 +1,6 @@
 /** What every program of Nox does at its start and its end: settings, log, signals, one way to fail. */
-import { destination, pino, type Logger } from 'pino';
+import { writeSync } from 'node:fs';
+import { pino, type Logger } from 'pino';
 import {
   ConfigError,
   describeConfig,
@@ -15,24 +16,41 @@ import {
  * write wakes whoever reads the log. An exit, also by an exception, writes what is left.
  */
 export function makeLog(level: string, name: string): Logger {
-  const out = destination({ fd: 2, sync: true, minLength: LOG_BUFFER });
+  let waiting = '';
   let turn: NodeJS.Immediate | undefined;
-  process.on('exit', () => {
-    out.flushSync();
-  });
+  const flush = () => {
+    const data = Buffer.from(waiting);
+    waiting = '';
+    writeWhole(STDERR, data);
+  };
+  process.on('exit', flush);
   const stream = {
     write: (line: string) => {
-      out.write(line);
+      waiting += line;
+      if (waiting.length > LOG_BUFFER) flush();
       turn ??= setImmediate(() => {
         turn = undefined;
-        out.flushSync();
+        flush();
       });
     },
   };
   return pino({ name, level, timestamp: pino.stdTimeFunctions.isoTime }, stream);
 }
 
-const LOG_BUFFER = 16 * 1024 - 1;
+const STDERR = 2;
+const LOG_BUFFER = 16 * 1024;
+const FULL_PIPE_MS = 10;
+
+/** Waits for a reader that is slow; does without one that is gone (EPIPE), of which nobody could be told. */
+function writeWhole(fd: number, data: Buffer): void {
+  for (let at = 0; at < data.length;)
+    try {
+      at += writeSync(fd, data, at);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') return;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, FULL_PIPE_MS);
+    }
+}
 
 /** Reads the settings; answers `--check-config`; ends the process with 2 and each fault on a line where they are bad. */
 export function loadConfig(role: Role, defaults: Defaults = {}): Config {

@@ -285,3 +285,15 @@ async function hasCgroup(): Promise<boolean> {
     () => false,
   );
 }
+
+test('a log that nobody reads any more: calls are answered, and a stop is one', async () => {
+  await withServer({ split: true }, async (server) => {
+    for (const { stdout, stderr } of server.processes) for (const pipe of [stdout, stderr]) pipe?.destroy();
+    for (let n = 0; n < 5; n += 1) assert.equal((await runPy(server, 'print(n := 1)')).body.stdout, '1\n');
+    for (const child of server.processes) {
+      const exited = once(child, 'exit');
+      child.kill('SIGTERM');
+      assert.deepEqual(await exited, [0, null]);
+    }
+  });
+});

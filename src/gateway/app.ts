@@ -274,7 +274,7 @@ function traceRequests(app: FastifyInstance, tracer: Tracer): void {
 function toNoxError(error: FastifyError | NoxError, request: FastifyRequest, log: Logger): NoxError {
   if (error instanceof NoxError) return error;
   // The client has gone before the first byte of a streamed answer: nobody reads this one.
-  if (error.code === 'ERR_STREAM_PREMATURE_CLOSE')
+  if (error.code === 'ERR_STREAM_PREMATURE_CLOSE' && request.ending.closed)
     return new NoxError('cancelled', 'The client went away before the answer began', { cause: error });
   const status = error.statusCode ?? 500;
   if (status === 413) return new NoxError('payload_too_large', 'The body is too large', { cause: error });
